@@ -1,0 +1,1 @@
+"""Second floor, right: from the bus to a replica.  Never imports producers."""

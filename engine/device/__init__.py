@@ -1,0 +1,1 @@
+"""Adapters of the BlockDevice port: raw files and block devices, NBD, memory."""

@@ -1,0 +1,1 @@
+"""The NBD protocol: a codec without I/O, and the asyncio shell round it."""

@@ -1,0 +1,1 @@
+"""What a side keeps between two runs: digests, undo, positions, the source's map."""

@@ -1,0 +1,1 @@
+"""Second floor, left: from a source to the bus.  Never imports consumers."""

@@ -1,0 +1,226 @@
+"""Records to bytes and back.  FORMAT.md is the byte table; this file is the only one that knows msgpack.
+
+A record is a header of 80 bytes, which routes and orders without any key, and a body: a msgpack map with one entry for
+each field of its kind.  `unpack` checks everything that can be checked without knowing the kind; `event` and `receipt`
+give the body its meaning and refuse whatever does not fit it exactly.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import enum
+import struct
+import types
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, TypeVar, cast, get_args, get_origin, get_type_hints
+
+import msgpack
+import xxhash
+
+from schemas import errors, events, receipts
+from schemas.identity import Address, Attempt
+
+T = TypeVar("T")
+
+MAGIC = b"VMFY"
+VERSION = 1
+SUITE_PLAIN = 0
+CODEC_NONE = 0
+CODEC_ZSTD = 1
+
+MAX_PAYLOAD = 1 << 20
+"""Most bytes of volume data in one record.  Kafka's sweet spot; larger writes are split."""
+MAX_RECORD = MAX_PAYLOAD + (256 << 10)
+"""Most bytes in one record, header and digests included."""
+
+_HEADER = struct.Struct(">4s B B B B I I 16s I Q 8s Q I 16s")
+_HASHED = _HEADER.size - 16
+HEADER_SIZE = _HEADER.size
+
+KINDS: dict[int, type] = {
+    1: events.Started,
+    2: events.Asked,
+    3: events.Open,
+    4: events.Written,
+    5: events.Zeroed,
+    6: events.Seal,
+    64: receipts.Answered,
+    65: receipts.Nodes,
+    66: receipts.Progress,
+    67: receipts.Applied,
+    68: receipts.Verified,
+    69: receipts.Gap,
+    70: receipts.Diverged,
+    71: receipts.Fenced,
+    72: receipts.Rewound,
+}
+"""The kind byte.  Never reused; from 64 on it is a receipt."""
+FIRST_RECEIPT = 64
+_NUMBERS = {kind: number for number, kind in KINDS.items()}
+
+Squeeze = Callable[[bytes], tuple[int, bytes]]
+"""A body to (codec, perhaps smaller body).  Compression lives above this floor."""
+
+
+@dataclass(frozen=True, slots=True)
+class Frame:
+    """A record whose header and checksum hold.  `body` is still in `codec`."""
+
+    stream: bytes
+    address: Address
+    kind: int
+    codec: int
+    body: bytes
+
+
+def _plain(body: bytes) -> tuple[int, bytes]:
+    return CODEC_NONE, body
+
+
+def pack_event(stream: bytes, address: Address, event: events.Event, squeeze: Squeeze = _plain) -> bytes:
+    """One event as bytes.  `stream` is 16 bytes.  Raises Malformed when the record would pass MAX_RECORD."""
+    codec, body = squeeze(_packb(_encode(event)))
+    return _frame(stream, address, _NUMBERS[type(event)], codec, body)
+
+
+def pack_receipt(stream: bytes, address: Address, sender: receipts.Sender, receipt: receipts.Receipt) -> bytes:
+    """One receipt as bytes; `address` names what it is about, with seq 0."""
+    body = _packb({"sender": _encode(sender), **_encode(receipt)})
+    return _frame(stream, address, _NUMBERS[type(receipt)], CODEC_NONE, body)
+
+
+def unpack(data: bytes) -> Frame:
+    """Check magic, version, suite, length and checksum.  Raises a SchemaError; never reads past `data`."""
+    if len(data) < HEADER_SIZE:
+        raise errors.Truncated(f"{len(data)} bytes: a record has a header of {HEADER_SIZE}")
+    head = _HEADER.unpack_from(data)
+    magic, version, suite, kind, codec, _key, length, stream, generation, counter, nonce, epoch, seq, checksum = head
+    if magic != MAGIC:
+        raise errors.BadMagic(f"record begins with {magic!r}, not {MAGIC!r}")
+    if version != VERSION:
+        raise errors.UnknownVersion(f"record of version {version}; this vmferry reads version {VERSION}: upgrade it")
+    if suite != SUITE_PLAIN:
+        raise errors.UnknownSuite(f"record of suite {suite}; this vmferry reads suite {SUITE_PLAIN} (plain)")
+    if len(data) != HEADER_SIZE + length:
+        raise errors.Truncated(f"record of {len(data)} bytes, its header announces {HEADER_SIZE + length}")
+    if _checksum(memoryview(data)) != checksum:
+        raise errors.BadChecksum("record does not have the xxh3-128 of its header: its bytes were changed on the way")
+    address = Address(generation, Attempt(counter, nonce), epoch, seq)
+    return Frame(stream, address, kind, codec, data[HEADER_SIZE:])
+
+
+def event(kind: int, body: bytes) -> events.Event:
+    """The event in a body that is out of its codec.  Raises Malformed."""
+    if kind >= FIRST_RECEIPT:
+        raise errors.Malformed(f"kind {kind} is a receipt; this topic holds events")
+    return cast(events.Event, _decode(_kind(kind), _unpackb(body)))
+
+
+def receipt(kind: int, body: bytes) -> tuple[receipts.Sender, receipts.Receipt]:
+    """The receipt in a body, and who said it.  Raises Malformed."""
+    if kind < FIRST_RECEIPT:
+        raise errors.Malformed(f"kind {kind} is an event; this topic holds receipts")
+    fields = _unpackb(body)
+    if not isinstance(fields, dict) or "sender" not in fields:
+        raise errors.Malformed("a receipt without a sender")
+    sender = _decode(receipts.Sender, fields.pop("sender"))
+    return sender, _decode(_kind(kind), fields)
+
+
+def _frame(stream: bytes, address: Address, kind: int, codec: int, body: bytes) -> bytes:
+    if len(body) + HEADER_SIZE > MAX_RECORD:
+        raise errors.Malformed(f"a record of {len(body) + HEADER_SIZE} bytes; at most {MAX_RECORD}: split it")
+    attempt = address.attempt
+    head = _HEADER.pack(
+        MAGIC, VERSION, SUITE_PLAIN, kind, codec, 0, len(body), stream,
+        address.generation, attempt.counter, attempt.nonce, address.epoch, address.seq, bytes(16),
+    )  # fmt: skip
+    digest = xxhash.xxh3_128(head[:_HASHED])
+    digest.update(body)
+    return b"".join((head[:_HASHED], digest.digest(), body))
+
+
+def _checksum(data: memoryview) -> bytes:
+    digest = xxhash.xxh3_128(data[:_HASHED])
+    digest.update(data[HEADER_SIZE:])
+    return digest.digest()
+
+
+def _kind(number: int) -> type:
+    try:
+        return KINDS[number]
+    except KeyError:
+        raise errors.Malformed(f"unknown kind {number}") from None
+
+
+def _packb(value: Any) -> bytes:
+    return cast(bytes, msgpack.packb(value, use_bin_type=True))
+
+
+def _unpackb(body: bytes) -> Any:
+    try:
+        return msgpack.unpackb(body, raw=False, strict_map_key=True, max_bin_len=MAX_RECORD)
+    except (ValueError, msgpack.UnpackException, RecursionError) as why:
+        raise errors.Malformed(f"body is not msgpack: {why}") from why
+
+
+def pack_value(value: Any) -> bytes:
+    """A record type outside the envelope, for stores of either side: the same msgpack map as in a body."""
+    return _packb(_encode(value))
+
+
+def unpack_value(kind: type[T], data: bytes) -> T:
+    """What `pack_value` packed.  Raises Malformed."""
+    return cast(T, _decode(kind, _unpackb(data)))
+
+
+def _encode(value: Any) -> Any:
+    """Dataclasses become maps of their fields, tuples become arrays, enums their text."""
+    if dataclasses.is_dataclass(value):
+        return {name: _encode(getattr(value, name)) for name in _fields(type(value))}
+    if isinstance(value, tuple):
+        return [_encode(item) for item in value]
+    if isinstance(value, enum.Enum):
+        return value.value
+    return value
+
+
+def _decode(kind: Any, value: Any) -> Any:
+    """Give `value` the type `kind`, refusing what does not fit.  Raises Malformed."""
+    if dataclasses.is_dataclass(kind):
+        return _decode_fields(cast(type, kind), value)
+    if get_origin(kind) is tuple:
+        if not isinstance(value, list):
+            raise errors.Malformed(f"a list is wanted, not {type(value).__name__}")
+        item = get_args(kind)[0]
+        return tuple(_decode(item, entry) for entry in value)
+    plain = getattr(kind, "__supertype__", kind)
+    if isinstance(plain, type) and issubclass(plain, enum.Enum):
+        try:
+            return plain(value)
+        except ValueError as why:
+            raise errors.Malformed(str(why)) from None
+    if type(value) is not plain:
+        raise errors.Malformed(f"{plain.__name__} is wanted, not {type(value).__name__}")
+    if plain is int and value < 0:
+        raise errors.Malformed(f"a negative number {value}")
+    return value
+
+
+def _decode_fields(kind: type, value: Any) -> Any:
+    hints = _fields(kind)
+    if not isinstance(value, dict) or value.keys() != hints.keys():
+        raise errors.Malformed(f"{kind.__name__} has the fields {', '.join(hints)}; another set came")
+    return kind(**{name: _decode(hint, value[name]) for name, hint in hints.items()})
+
+
+_HINTS: dict[type, dict[str, Any]] = {}
+
+
+def _fields(kind: type) -> types.MappingProxyType[str, Any] | dict[str, Any]:
+    found = _HINTS.get(kind)
+    if found is None:
+        hints = get_type_hints(kind)
+        found = _HINTS[kind] = {field.name: hints[field.name] for field in dataclasses.fields(kind)}
+    return found
