@@ -39,7 +39,7 @@ class Position:
 
 @dataclass(frozen=True, slots=True)
 class Claim:
-    """What a replica can prove of a volume: its Merkle root where every block is claimed; `blocks` are claimed at all."""
+    """What a replica can prove of a volume: how many `blocks`, and its Merkle root where that is every block."""
 
     size: int
     blocks: int
@@ -59,7 +59,7 @@ class Answered:
 
 @dataclass(frozen=True, slots=True)
 class Nodes:
-    """The reply to `Asked`: one entry for each node. 32 bytes: its hash. b"+": part of it is claimed. b"": nothing is."""
+    """The reply to `Asked`, an entry for each node: 32 bytes, its hash; b"+", part of it is claimed; b"", nothing."""
 
     request: int
     nodes: tuple[bytes, ...]
@@ -70,8 +70,9 @@ class Progress:
     """How far the replica has read, admitted or not: bounds what is in flight.  Advice; repeated and lost at will."""
 
     attempt: Attempt
-    bytes_read: int
-    "Bytes of this attempt's records read since its `Started`."
+    epoch: int
+    seq: int
+    "The last record read; epoch 0 when it was `Started` or `Asked`."
 
 
 @dataclass(frozen=True, slots=True)
