@@ -32,7 +32,7 @@ format: $(VENV)/.dev
 
 types: $(VENV)/.dev
 	$(BIN)/mypy
-	$(BIN)/mypy examples tools
+	$(BIN)/mypy examples tools tests/support
 
 contracts: $(VENV)/.dev
 	$(BIN)/lint-imports --no-cache

@@ -86,8 +86,8 @@ class Ranges:
 
     def within(self, start: int, end: int) -> Iterator[tuple[int, int]]:
         """The parts of [start, end) that are in the set, in order."""
-        at = max(0, bisect_right(self._ends, start))
-        while at < len(self._starts) and self._starts[at] < end:
+        at = bisect_right(self._ends, start)
+        while start < end and at < len(self._starts) and self._starts[at] < end:
             yield max(start, self._starts[at]), min(end, self._ends[at])
             at += 1
 

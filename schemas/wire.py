@@ -33,6 +33,8 @@ MAX_PAYLOAD = 1 << 20
 """Most bytes of volume data in one record.  Kafka's sweet spot; larger writes are split."""
 MAX_RECORD = MAX_PAYLOAD + (256 << 10)
 """Most bytes in one record, header and digests included."""
+MAX_ITEMS = 1 << 16
+"""Most entries in one list, and most bytes in one text."""
 
 _HEADER = struct.Struct(">4s B B B B I I 16s I Q 8s Q I 16s")
 _HASHED = _HEADER.size - 16
@@ -91,11 +93,11 @@ def pack_receipt(stream: bytes, address: Address, sender: receipts.Sender, recei
 
 
 def unpack(data: bytes) -> Frame:
-    """Check magic, version, suite, length and checksum.  Raises a SchemaError; never reads past `data`."""
+    """Check magic, version, suite, length, checksum and codec.  Raises a SchemaError; never reads past `data`."""
     if len(data) < HEADER_SIZE:
         raise errors.Truncated(f"{len(data)} bytes: a record has a header of {HEADER_SIZE}")
     head = _HEADER.unpack_from(data)
-    magic, version, suite, kind, codec, _key, length, stream, generation, counter, nonce, epoch, seq, checksum = head
+    magic, version, suite, kind, codec, key, length, stream, generation, counter, nonce, epoch, seq, checksum = head
     if magic != MAGIC:
         raise errors.BadMagic(f"record begins with {magic!r}, not {MAGIC!r}")
     if version != VERSION:
@@ -106,6 +108,10 @@ def unpack(data: bytes) -> Frame:
         raise errors.Truncated(f"record of {len(data)} bytes, its header announces {HEADER_SIZE + length}")
     if _checksum(memoryview(data)) != checksum:
         raise errors.BadChecksum("record does not have the xxh3-128 of its header: its bytes were changed on the way")
+    if len(data) > MAX_RECORD:
+        raise errors.Malformed(f"record of {len(data)} bytes; at most {MAX_RECORD} are allowed")
+    if codec not in (CODEC_NONE, CODEC_ZSTD) or key:
+        raise errors.Malformed(f"codec {codec} and key {key}; version {VERSION} has codecs 0 and 1, and no keys")
     address = Address(generation, Attempt(counter, nonce), epoch, seq)
     return Frame(stream, address, kind, codec, data[HEADER_SIZE:])
 
@@ -121,21 +127,27 @@ def receipt(kind: int, body: bytes) -> tuple[receipts.Sender, receipts.Receipt]:
     """The receipt in a body, and who said it.  Raises Malformed."""
     if kind < FIRST_RECEIPT:
         raise errors.Malformed(f"kind {kind} is an event; this topic holds receipts")
+    said = _kind(kind)
     fields = _unpackb(body)
     if not isinstance(fields, dict) or "sender" not in fields:
         raise errors.Malformed("a receipt without a sender")
     sender = _decode(receipts.Sender, fields.pop("sender"))
-    return sender, _decode(_kind(kind), fields)
+    return sender, _decode(said, fields)
 
 
 def _frame(stream: bytes, address: Address, kind: int, codec: int, body: bytes) -> bytes:
     if len(body) + HEADER_SIZE > MAX_RECORD:
         raise errors.Malformed(f"a record of {len(body) + HEADER_SIZE} bytes; at most {MAX_RECORD}: split it")
     attempt = address.attempt
-    head = _HEADER.pack(
-        MAGIC, VERSION, SUITE_PLAIN, kind, codec, 0, len(body), stream,
-        address.generation, attempt.counter, attempt.nonce, address.epoch, address.seq, bytes(16),
-    )  # fmt: skip
+    if (len(stream), len(attempt.nonce)) != (16, 8):
+        raise errors.Malformed(f"a stream of {len(stream)} bytes (16), a nonce of {len(attempt.nonce)} (8)")
+    try:
+        head = _HEADER.pack(
+            MAGIC, VERSION, SUITE_PLAIN, kind, codec, 0, len(body), stream,
+            address.generation, attempt.counter, attempt.nonce, address.epoch, address.seq, bytes(16),
+        )  # fmt: skip
+    except struct.error as why:
+        raise errors.Malformed(f"{address} does not fit the header: {why}") from why
     digest = xxhash.xxh3_128(head[:_HASHED])
     digest.update(body)
     return b"".join((head[:_HASHED], digest.digest(), body))
@@ -155,12 +167,23 @@ def _kind(number: int) -> type:
 
 
 def _packb(value: Any) -> bytes:
-    return cast(bytes, msgpack.packb(value, use_bin_type=True))
+    try:
+        return cast(bytes, msgpack.packb(value, use_bin_type=True))
+    except (OverflowError, ValueError) as why:
+        raise errors.Malformed(f"a body that msgpack cannot hold: {why}") from why
 
 
 def _unpackb(body: bytes) -> Any:
     try:
-        return msgpack.unpackb(body, raw=False, strict_map_key=True, max_bin_len=MAX_RECORD)
+        return msgpack.unpackb(
+            body,
+            raw=False,
+            strict_map_key=True,
+            max_bin_len=MAX_RECORD,
+            max_str_len=MAX_ITEMS,
+            max_array_len=MAX_ITEMS,
+            max_map_len=MAX_ITEMS,
+        )
     except (ValueError, msgpack.UnpackException, RecursionError) as why:
         raise errors.Malformed(f"body is not msgpack: {why}") from why
 
@@ -212,8 +235,33 @@ def _decode_fields(kind: type, value: Any) -> Any:
     hints = _fields(kind)
     if not isinstance(value, dict) or value.keys() != hints.keys():
         raise errors.Malformed(f"{kind.__name__} has the fields {', '.join(hints)}; another set came")
-    return kind(**{name: _decode(hint, value[name]) for name, hint in hints.items()})
+    found = {name: _decode(hint, value[name]) for name, hint in hints.items()}
+    for name in _CHECKS.keys() & found.keys():
+        holds, wanted = _CHECKS[name]
+        if not holds(found[name]):
+            raise errors.Malformed(f"{kind.__name__}.{name} is not {wanted}")
+    return kind(**found)
 
+
+def _long(*lengths: int) -> Callable[[bytes], bool]:
+    return lambda value: len(value) in lengths
+
+
+_CHECKS: dict[str, tuple[Callable[[Any], bool], str]] = {
+    "block_size": (lambda value: 0 < value <= MAX_PAYLOAD, f"between 1 and {MAX_PAYLOAD}"),
+    "chain": (_long(32), "32 bytes"),
+    "digests": (lambda value: len(value) % 32 == 0, "digests of 32 bytes, joined"),
+    "incarnation": (_long(8), "8 bytes"),
+    "nodes": (
+        lambda value: all(node in (b"", b"+") or len(node) == 32 for node in value),
+        'b"", b"+" or 32 bytes each',
+    ),
+    "nonce": (_long(8), "8 bytes"),
+    "replica": (_long(16), "16 bytes"),
+    "root": (_long(0, 32), "32 bytes, or none"),
+    "roots": (lambda value: all(len(root) == 32 for root in value), "32 bytes each"),
+}
+"""What a field must be beyond its type.  By name: a name has one meaning in all kinds."""
 
 _HINTS: dict[type, dict[str, Any]] = {}
 
