@@ -59,9 +59,10 @@ class Log(Protocol):
 class Bus(Protocol):
     """Where topics live."""
 
-    async def open(self, topic: str, write: bool = False) -> Log:
+    async def open(self, topic: str, write: bool = False, shared: bool = False) -> Log:
         """A handle on `topic`, which is made when it is not there.  One writer at a time where the bus can tell:
-        raises InUse.  Raises Unsafe when its settings could lose or refuse our records, Transient when it is away."""
+        raises InUse; with `shared` several processes append, in turn.  Raises Unsafe when its settings could lose or
+        refuse our records, Transient when it is away."""
 
     async def exists(self, topic: str) -> bool:
         """Whether the topic is there already."""

@@ -1,0 +1,32 @@
+"""A bus by its URL: `log:PATH`, or `kafka://HOST:PORT[,HOST:PORT...]`."""
+
+from __future__ import annotations
+
+from engine import errors, ports
+
+FORMS = "log:PATH, or kafka://HOST:PORT[,HOST:PORT...]"
+
+
+async def connect(url: str, quota: int | None = None) -> ports.Bus:
+    """The bus at `url`; the caller closes it.  `quota` (bytes) bounds an embedded log.
+
+    Raises Usage for a URL that is none of the forms, Transient when the bus is away.
+    """
+    scheme, _, rest = url.partition(":")
+    if scheme == "log" and rest:
+        from engine.bus.embedded import EmbeddedBus
+
+        return EmbeddedBus(rest, quota)
+    raise errors.Usage(f"{url!r} is no bus: {FORMS}")
+
+
+def servers(listed: str, url: str) -> tuple[str, ...]:
+    """HOST:PORT for each broker of the list.  Raises Usage."""
+    found = tuple(server for server in listed.rstrip("/").split(",") if server)
+    for server in found:
+        host, _, port = server.rpartition(":")
+        if not host or not port.isdecimal() or not 0 < int(port) < 65536:
+            raise errors.Usage(f"{url!r}: {server!r} is not HOST:PORT; a bus is {FORMS}")
+    if not found:
+        raise errors.Usage(f"{url!r} names no broker: {FORMS}")
+    return found

@@ -1,0 +1,93 @@
+"""The three ways to open an embedded topic: as its one writer, as one of several, or only to read."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from engine import errors
+from engine.bus import trouble
+from engine.bus.appender import Appender
+from engine.bus.index import Index
+from engine.bus.lock import Lock
+from engine.bus.reader import Reader
+
+_PATIENCE_EXCLUSIVE = 0.2
+"""Seconds: a reader that makes a new topic holds the lock for a few milliseconds."""
+_PATIENCE_SHARED = 10.0
+"""Seconds: others hold the lock for one sync each."""
+
+
+class Exclusive:
+    """The one writer.  Holds the lock until `close`."""
+
+    def __init__(self, directory: Path) -> None:
+        self._lock = Lock(directory)
+        try:
+            self._lock.acquire(_PATIENCE_EXCLUSIVE)
+            self._appender = Appender(directory)
+        except BaseException:
+            self._lock.close()
+            raise
+
+    def write(self, records: list[bytes]) -> int:
+        return self._appender.write(records)
+
+    def sync(self, records: list[bytes]) -> int:
+        self._appender.write(records)
+        return self._appender.sync()
+
+    def close(self) -> None:
+        self._appender.close()
+        self._lock.close()
+
+
+class Shared:
+    """One of several writers in turn.  Holds the lock for each sync, and nothing is in the log before."""
+
+    def __init__(self, directory: Path) -> None:
+        self._lock = Lock(directory)
+        try:
+            self._lock.acquire(_PATIENCE_SHARED)
+            self._appender = Appender(directory)
+        except BaseException:
+            self._lock.close()
+            raise
+        self._lock.release()
+
+    def sync(self, records: list[bytes]) -> int:
+        self._lock.acquire(_PATIENCE_SHARED)
+        try:
+            self._appender.refresh()
+            self._appender.write(records)
+            return self._appender.sync()
+        finally:
+            self._lock.release()
+
+    write = sync
+
+    def close(self) -> None:
+        self._appender.close()
+        self._lock.close()
+
+
+def open_reader(topic: str, directory: Path) -> Reader:
+    """A reader; a topic that is new, or whose index is gone, is put right first if nobody else is at it."""
+    if not _ready(directory):
+        lock = Lock(directory)
+        try:
+            lock.acquire(_PATIENCE_SHARED)
+            Appender(directory).close()
+        finally:
+            lock.close()
+    return Reader(topic, directory)
+
+
+def _ready(directory: Path) -> bool:
+    try:
+        index = Index(directory)
+    except trouble.Newer:
+        raise
+    except errors.Damaged:
+        return False
+    index.close()
+    return index.ready
