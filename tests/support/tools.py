@@ -1,4 +1,4 @@
-"""Tools that tests need and we did not write.  A missing one fails the run in CI, and is named in one line elsewhere."""
+"""Tools that tests need and we did not write: a missing one fails the run in CI, and is named in a line elsewhere."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import pytest
 
 ROOT = Path(__file__).parent.parent.parent
 HOME = ROOT / ".tools"
-"""Where tools/install-test-tools.sh puts what is no Debian package of this machine: Kafka's jars, the guest's kernel."""
+"""What tools/install-test-tools.sh brings and Debian does not install: Kafka's jars, the guest's kernel."""
 
 PATH = os.pathsep.join((os.environ.get("PATH", os.defpath), "/usr/sbin", "/sbin"))
 """Debian keeps e2fsprogs where users do not look."""
@@ -43,7 +43,7 @@ def find(tool: str) -> str | None:
 
 
 def need(*tools: str) -> None:
-    """Go on when all `tools` are here; else fail where they are required, and skip with the way to get them elsewhere."""
+    """Go on when all `tools` are here; else fail where they are required, skip and say how to get them elsewhere."""
     missing = [tool for tool in tools if find(tool) is None]
     if missing:
         packages = " ".join(sorted({PACKAGES.get(tool, tool) for tool in missing}))
