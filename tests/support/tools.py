@@ -18,7 +18,6 @@ PATH = os.pathsep.join((os.environ.get("PATH", os.defpath), "/usr/sbin", "/sbin"
 
 PACKAGES = {
     "busybox": "busybox-static",
-    "cpio": "cpio",
     "debugfs": "e2fsprogs",
     "dumpe2fs": "e2fsprogs",
     "e2fsck": "e2fsprogs",
