@@ -36,6 +36,17 @@ MAX_RECORD = MAX_PAYLOAD + (256 << 10)
 MAX_ITEMS = 1 << 16
 """Most entries in one list, and most bytes in one text."""
 
+LENGTHS: dict[str, tuple[int, ...]] = {
+    "chain": (32,),
+    "incarnation": (8,),
+    "nodes": (0, 1, 32),
+    "nonce": (8,),
+    "replica": (16,),
+    "root": (0, 32),
+    "roots": (32,),
+}
+"""How many bytes a field may have, by its name; of a list, each entry."""
+
 _HEADER = struct.Struct(">4s B B B B I I 16s I Q 8s Q I 16s")
 _HASHED = _HEADER.size - 16
 HEADER_SIZE = _HEADER.size
@@ -236,32 +247,22 @@ def _decode_fields(kind: type, value: Any) -> Any:
     if not isinstance(value, dict) or value.keys() != hints.keys():
         raise errors.Malformed(f"{kind.__name__} has the fields {', '.join(hints)}; another set came")
     found = {name: _decode(hint, value[name]) for name, hint in hints.items()}
-    for name in _CHECKS.keys() & found.keys():
-        holds, wanted = _CHECKS[name]
-        if not holds(found[name]):
-            raise errors.Malformed(f"{kind.__name__}.{name} is not {wanted}")
+    for name, content in found.items():
+        _check(kind.__name__, name, content)
     return kind(**found)
 
 
-def _long(*lengths: int) -> Callable[[bytes], bool]:
-    return lambda value: len(value) in lengths
+def _check(where: str, name: str, value: Any) -> None:
+    """What a field must be beyond its type.  By name: a name has one meaning in all kinds."""
+    lengths = LENGTHS.get(name)
+    values = value if isinstance(value, tuple) else (value,)
+    if lengths and any(len(each) not in lengths for each in values):
+        raise errors.Malformed(f"{where}.{name} is not {' or '.join(map(str, lengths))} bytes long")
+    if name == "digests" and len(value) % 32:
+        raise errors.Malformed(f"{where}.digests of {len(value)} bytes: digests have 32 each")
+    if name == "block_size" and not 0 < value <= MAX_PAYLOAD:
+        raise errors.Malformed(f"{where}.block_size is {value}: at least 1, at most {MAX_PAYLOAD}")
 
-
-_CHECKS: dict[str, tuple[Callable[[Any], bool], str]] = {
-    "block_size": (lambda value: 0 < value <= MAX_PAYLOAD, f"between 1 and {MAX_PAYLOAD}"),
-    "chain": (_long(32), "32 bytes"),
-    "digests": (lambda value: len(value) % 32 == 0, "digests of 32 bytes, joined"),
-    "incarnation": (_long(8), "8 bytes"),
-    "nodes": (
-        lambda value: all(node in (b"", b"+") or len(node) == 32 for node in value),
-        'b"", b"+" or 32 bytes each',
-    ),
-    "nonce": (_long(8), "8 bytes"),
-    "replica": (_long(16), "16 bytes"),
-    "root": (_long(0, 32), "32 bytes, or none"),
-    "roots": (lambda value: all(len(root) == 32 for root in value), "32 bytes each"),
-}
-"""What a field must be beyond its type.  By name: a name has one meaning in all kinds."""
 
 _HINTS: dict[type, dict[str, Any]] = {}
 

@@ -151,7 +151,7 @@ def test_a_field_of_another_type_is_refused(name: str) -> None:
         ("open", "fits", [{"chain": bytes(32), "nonce": bytes(7)}]),
         ("open", "volumes", [{"name": "vda", "size": 1, "block_size": 0}]),
         ("open", "volumes", [{"name": "vda", "size": 1, "block_size": wire.MAX_PAYLOAD + 1}]),
-        ("nodes", "nodes", [b"-"]),
+        ("nodes", "nodes", [b"--"]),
         ("answered", "nonce", bytes(9)),
         ("answered", "claims", [{"size": 1, "blocks": 1, "root": bytes(16)}]),
         ("applied", "sender", {"replica": bytes(16), "incarnation": bytes(7), "number": 1}),
