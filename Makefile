@@ -38,7 +38,7 @@ contracts: $(VENV)/.dev
 	$(BIN)/lint-imports --no-cache
 
 documents: $(VENV)/.dev
-	$(BIN)/python tools/asyncapi.py --check
+	$(BIN)/python -m tools.asyncapi --check
 
 demo: $(VENV)/.run
 	@sh tools/demo.sh
