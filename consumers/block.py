@@ -1,0 +1,346 @@
+"""The bytes of a replica: its devices, the digests of its blocks, and the undo log that can take writes back.
+
+Order of effects within an epoch: the pre-image of a block is appended and synced before the first write to it in that
+epoch; nothing else may write.  `flush` makes bytes and digests durable, `read_back` looks at the medium, and only the
+caller (consumers/replay.py) decides that an epoch is settled.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+
+from engine import digest, errors, ports
+from engine.store import undo
+from engine.store.leaves import Leaves
+from schemas import events, extent
+from schemas.extent import Extent, Ranges
+from schemas.identity import Volume
+
+_READ = 4 << 20
+"""Bytes read at once for pre-images and read-back."""
+
+Change = events.Written | events.Zeroed
+MakeLeaves = Callable[[int, Volume], Leaves]
+
+
+@dataclass(frozen=True, slots=True)
+class Piece:
+    """What must stand on the medium: `length` bytes from `start` with this BLAKE3, or zeros where it is empty."""
+
+    volume: int
+    start: int
+    length: int
+    digest: bytes = b""
+
+
+@dataclass(slots=True)
+class Touched:
+    """What one epoch has written: the blocks whose pre-images are kept, and what must be read back."""
+
+    undo_start: int
+    blocks: dict[int, Ranges] = field(default_factory=dict)
+    pieces: list[Piece] = field(default_factory=list)
+    size: int = 0
+    "Bytes of data written."
+
+    def of(self, volume: int) -> Ranges:
+        return self.blocks.setdefault(volume, Ranges())
+
+
+class Target:
+    """The devices of one stream.  `volumes` are the sizes that hold now: those of the last sealed or the open epoch."""
+
+    def __init__(
+        self,
+        devices: Sequence[ports.BlockDevice],
+        log: undo.UndoLog,
+        make_leaves: MakeLeaves,
+        offload: ports.Offload = ports.inline,
+    ) -> None:
+        self.devices = devices
+        self.undo = log
+        self.volumes: tuple[Volume, ...] = ()
+        self.leaves: list[Leaves] = []
+        self.restored: list[Piece] = []
+        "What `restore` wrote and nobody has read back yet."
+        self._make_leaves = make_leaves
+        self._offload = offload
+
+    def load(self, volumes: tuple[Volume, ...]) -> None:
+        """Take up the digests as they are on disk, for the sizes of a stored position."""
+        for index in range(len(self.leaves), len(volumes)):
+            self.leaves.append(self._make_leaves(index, volumes[index]))
+        self.volumes = volumes
+
+    async def begin(self, opened: events.Open) -> Touched:
+        """Take the sizes of an epoch: grow now, keep what a smaller size would cut off.  Raises Usage, Full."""
+        if len(opened.volumes) != len(self.devices):
+            raise errors.Usage(f"the stream has {len(opened.volumes)} volumes, this target {len(self.devices)}")
+        touched = Touched(self.undo.end)
+        for index, volume in enumerate(opened.volumes):
+            if index < len(self.volumes):
+                await self._keep_resized(index, volume, touched)
+        for device, volume in zip(self.devices, opened.volumes, strict=True):
+            if device.size < volume.size:
+                await device.resize(volume.size)
+        self.load(self.volumes + opened.volumes[len(self.volumes) :])
+        self._resize_leaves(opened.volumes)
+        self.volumes = opened.volumes
+        return touched
+
+    async def _keep_resized(self, index: int, volume: Volume, touched: Touched) -> None:
+        """The pre-images of blocks that a new size cuts off or lengthens."""
+        old = self.volumes[index]
+        first = min(old.size, volume.size) // old.block_size
+        if old.size != volume.size and first < old.blocks:
+            images = await self._images(index, first, old.blocks)
+            touched.of(index).add(first, old.blocks)
+            await self._offload(self._save, images)
+
+    def _resize_leaves(self, volumes: Sequence[Volume]) -> None:
+        for index, leaves in enumerate(self.leaves):
+            size = volumes[index].size if index < len(volumes) else 0
+            if leaves.volume.size != size:
+                leaves.resize(size)
+
+    async def apply(self, changes: Sequence[Change], touched: Touched) -> None:
+        """Write changes of the open epoch, in order.  After an error the caller must `restore`."""
+        images: list[undo.PreImage] = []
+        for index, ranges in self._first_touched(changes, touched).items():
+            for first, end in ranges:
+                images += await self._images(index, first, end)
+                touched.of(index).add(first, end)
+        if images:
+            # A crash after this leaves records that recovery takes back for nothing: they hold what is there already.
+            await self._offload(self._save, images)
+        for change in changes:
+            await self._write(change, touched)
+
+    def _first_touched(self, changes: Sequence[Change], touched: Touched) -> dict[int, Ranges]:
+        """Blocks that these changes are the first of the epoch to write to, and not with what they already hold."""
+        found: dict[int, Ranges] = {}
+        for change in changes:
+            ranges = found.setdefault(change.volume, Ranges())
+            known = touched.of(change.volume)
+            for first, end in self._differing(change):
+                for start, stop in known.missing(first, end):
+                    ranges.add(start, stop)
+        return found
+
+    def _differing(self, change: Change) -> Iterator[tuple[int, int]]:
+        volume, leaves = self.volumes[change.volume], self.leaves[change.volume]
+        length = len(change.data) if isinstance(change, events.Written) else change.length
+        first, end = change.start // volume.block_size, -(-(change.start + length) // volume.block_size)
+        if isinstance(change, events.Zeroed) or not leaves.claims.any(first, end - first):
+            yield first, end
+            return
+        pieces = extent.pieces(change.start, length, volume.block_size)
+        differ = (
+            start // volume.block_size
+            for at, (start, size) in enumerate(pieces)
+            if size != volume.length(start // volume.block_size)
+            or not leaves.matches(start // volume.block_size, change.digests[at * 32 : at * 32 + 32])
+        )
+        yield from extent.runs(differ)
+
+    async def _images(self, index: int, first: int, end: int) -> list[undo.PreImage]:
+        """What stands in blocks [first, end) now, holes without their bytes."""
+        volume, leaves = self.volumes[index], self.leaves[index]
+        images: list[undo.PreImage] = []
+        stop = min(end * volume.block_size, volume.size)
+        for part in await self._aligned(index, first * volume.block_size, stop):
+            block, count = part.start // volume.block_size, -(-part.length // volume.block_size)
+            data = b"" if part.zero else await self.devices[index].read(part.start, part.length)
+            for start, until, claimed in leaves.claims.runs(block, count):
+                low, high = ((at - block) * volume.block_size for at in (start, until))
+                digests = leaves.read(start, until - start) if data else b""
+                images.append(undo.PreImage(index, start, until - start, claimed, digests, data[low:high]))
+        return images
+
+    async def _aligned(self, index: int, start: int, stop: int) -> list[Extent]:
+        """[start, stop) as whole blocks of zeros and of data, data in pieces of a bounded size."""
+        size = self.volumes[index].block_size
+        parts: list[Extent] = []
+        holes = Ranges()
+        for found in await self.devices[index].extents(start, stop - start):
+            if found.zero:
+                end = found.end if found.end >= stop else found.end // size * size
+                holes.add(-(-found.start // size) * size, end)
+        for low, high in holes:
+            parts.append(Extent(low, high - low, True))
+        for low, high in holes.missing(start, stop):
+            step = max(_READ // size, 1) * size
+            parts += [Extent(at, min(step, high - at)) for at in range(low, high, step)]
+        return sorted(parts, key=lambda part: part.start)
+
+    def _save(self, images: Sequence[undo.PreImage]) -> None:
+        self.undo.append(images)
+        self.undo.sync()
+
+    async def _write(self, change: Change, touched: Touched) -> None:
+        device, leaves = self.devices[change.volume], self.leaves[change.volume]
+        size = self.volumes[change.volume].block_size
+        if isinstance(change, events.Zeroed):
+            await device.zero(change.start, change.length)
+            self._zeroed(leaves, change)
+            touched.pieces.append(Piece(change.volume, change.start, change.length))
+            return
+        await device.write(change.start, change.data)
+        touched.size += len(change.data)
+        for at, (start, length) in enumerate(extent.pieces(change.start, len(change.data), size)):
+            value = change.digests[at * 32 : at * 32 + 32]
+            touched.pieces.append(Piece(change.volume, start, length, value))
+        first, last = change.start // size, (change.start + len(change.data) - 1) // size
+        if change.start % size == 0 and self._ends_block(change.volume, change.start + len(change.data)):
+            leaves.write(first, change.digests)
+        else:
+            leaves.unclaim(first, last - first + 1)
+
+    def _ends_block(self, volume: int, end: int) -> bool:
+        return end % self.volumes[volume].block_size == 0 or end == self.volumes[volume].size
+
+    def _zeroed(self, leaves: Leaves, change: events.Zeroed) -> None:
+        size = leaves.volume.block_size
+        end = change.start + change.length
+        first = -(-change.start // size)
+        stop = -(-end // size) if self._ends_block(change.volume, end) else end // size
+        if first < stop:
+            leaves.zero(first, stop - first)
+        for block in {change.start // size, (end - 1) // size}:
+            if not first <= block < stop:
+                leaves.unclaim(block, 1)
+
+    async def flush(self) -> None:
+        """Bytes of every device, and all digests, are durable.  A failure is final."""
+        for device in self.devices:
+            await device.flush()
+        for leaves in self.leaves:
+            await self._offload(leaves.sync)
+
+    async def read_back(self, epochs: Sequence[Touched], but: Touched | None = None) -> None:
+        """Compare the medium with what was written: the last writer of each byte, and not what `but` wrote since.
+
+        What was restored is newer than the epochs: an epoch is only taken back after those before it were sealed, and
+        they are settled before the next one opens.  Raises Divergence naming the volume and the bytes.
+        """
+        for device, volume in zip(self.devices, self.volumes, strict=False):
+            if device.size < volume.size:
+                raise errors.Divergence(f"volume {volume.name}: {device.size} bytes, {volume.size} were to be there")
+        covered: dict[int, Ranges] = {}
+        for piece in but.pieces if but else ():
+            covered.setdefault(piece.volume, Ranges()).add(piece.start, piece.start + piece.length)
+        wanted: list[Piece] = []
+        for pieces in (self.restored, *(touched.pieces for touched in reversed(epochs))):
+            for piece in reversed(pieces):
+                wanted += _uncovered(piece, covered.setdefault(piece.volume, Ranges()))
+        wanted = [piece for piece in wanted if piece.start + piece.length <= self.volumes[piece.volume].size]
+        for batch in _batches(sorted(wanted, key=lambda piece: (piece.volume, piece.start))):
+            await self._compare(batch)
+        self.restored.clear()
+
+    async def _compare(self, batch: Sequence[Piece]) -> None:
+        device = self.devices[batch[0].volume]
+        start, end = batch[0].start, batch[-1].start + batch[-1].length
+        await device.evict(start, end - start)
+        if not batch[0].digest:
+            await self._compare_zeros(batch[0])
+            return
+        data = await device.read(start, end - start)
+        bad = await self._offload(_first_bad, batch, data)
+        if bad is not None:
+            raise _differs(bad, self.volumes[bad.volume].name)
+
+    async def _compare_zeros(self, piece: Piece) -> None:
+        device = self.devices[piece.volume]
+        for found in await device.extents(piece.start, piece.length):
+            for at in range(found.start, found.end, _READ):
+                if not found.zero and any(await device.read(at, min(_READ, found.end - at))):
+                    raise _differs(piece, self.volumes[piece.volume].name)
+
+    async def restore(self, start: int, volumes: tuple[Volume, ...]) -> int:
+        """Take back every record of the undo log from `start` on, newest first, to a state of these sizes.
+
+        Nothing is flushed.  May be repeated any number of times, and stopped anywhere.  Gives how many records.
+        """
+        self.load(volumes + self.volumes[len(volumes) :])
+        self._resize_leaves(volumes)
+        self.volumes = volumes
+        for device, volume in zip(self.devices, volumes, strict=False):
+            if device.size < volume.size:
+                await device.resize(volume.size)
+        count = 0
+        for image in self.undo.newest_first(start):
+            if image.volume < len(volumes):
+                await self._put_back(image, volumes[image.volume])
+            count += 1
+        return count
+
+    async def _put_back(self, image: undo.PreImage, volume: Volume) -> None:
+        count = min(image.count, volume.blocks - image.first)
+        if count <= 0:
+            return
+        device, leaves = self.devices[image.volume], self.leaves[image.volume]
+        start = image.first * volume.block_size
+        length = min(count * volume.block_size, volume.size - start)
+        if image.data:
+            data = image.data[:length]
+            await device.write(start, data)
+            leaves.write(image.first, image.digests[: count * 32], image.claimed)
+            for at, size in extent.pieces(start, len(data), volume.block_size):
+                value = digest.block(data[at - start : at - start + size])
+                self.restored.append(Piece(image.volume, at, size, value))
+        else:
+            await device.zero(start, length)
+            leaves.zero(image.first, count, image.claimed)
+            self.restored.append(Piece(image.volume, start, length))
+
+    async def fit(self) -> None:
+        """Shrink devices that are larger than their volume.  Only once the position that says so is stored."""
+        for device, volume in zip(self.devices, self.volumes, strict=False):
+            if device.size > volume.size and not device.fixed:
+                await device.resize(volume.size)
+
+
+def _uncovered(piece: Piece, covered: Ranges) -> Iterable[Piece]:
+    """The parts of a piece that nothing newer has written; a data piece that is written to in part is left out."""
+    end = piece.start + piece.length
+    open_ = list(covered.missing(piece.start, end))
+    covered.add(piece.start, end)
+    if piece.digest:
+        return [piece] if open_ == [(piece.start, end)] else []
+    return [Piece(piece.volume, low, high - low) for low, high in open_]
+
+
+def _batches(pieces: Sequence[Piece]) -> Iterator[list[Piece]]:
+    """Neighbouring data pieces together, up to a bounded size; each piece of zeros alone."""
+    batch: list[Piece] = []
+    for piece in pieces:
+        if batch and not (
+            piece.digest
+            and batch[0].digest
+            and piece.volume == batch[0].volume
+            and piece.start == batch[-1].start + batch[-1].length
+            and piece.start - batch[0].start < _READ
+        ):
+            yield batch
+            batch = []
+        batch.append(piece)
+    if batch:
+        yield batch
+
+
+def _first_bad(batch: Sequence[Piece], data: bytes) -> Piece | None:
+    view = memoryview(data)
+    for piece in batch:
+        at = piece.start - batch[0].start
+        if digest.block(view[at : at + piece.length]) != piece.digest:
+            return piece
+    return None
+
+
+def _differs(piece: Piece, name: str) -> errors.Divergence:
+    return errors.Divergence(
+        f"volume {name}: bytes {piece.start} to {piece.start + piece.length} read back from the medium are not what "
+        f"was written ({'zeros' if not piece.digest else 'BLAKE3 ' + piece.digest.hex()[:16]} wanted)"
+    )

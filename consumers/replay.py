@@ -1,0 +1,360 @@
+"""The replica's main loop: read, admit, apply, settle.  `settle` is the one law; recovery is how every start begins.
+
+What a crash leaves is written after each step.  All of it rests on three facts: pre-images are durable before the
+first write of an epoch to a block; the position, and where its pre-images end, change in one transaction; and nothing
+is said on the bus that is not in that transaction.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+from consumers.block import Target, Touched
+from consumers.reader import Reader, Unreadable
+from engine import errors, ports, replica
+from engine.store import replicas
+from schemas import events, receipts, wire
+from schemas.identity import Address
+
+log = logging.getLogger("vmferry.replay")
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """What may be tuned.  Bytes."""
+
+    group: int = 64 << 20
+    "Sealed epochs are settled together up to this much data: one flush and one transaction for all of them."
+    progress: int = 4 << 20
+    "How much is read between two words to the source about it: bounds its in-flight window from below."
+    keep: int = 16
+    "Usable epochs that can be rewound to; older pre-images are let go."
+    undo_quota: int = 0
+    "Bytes that pre-images of kept epochs may take; the oldest epochs are let go first. 0: no bound."
+
+
+@dataclass(slots=True)
+class Waiting:
+    """A sealed epoch that is not settled yet."""
+
+    position: receipts.Position
+    touched: Touched
+    undo_end: int
+
+
+class Replay:
+    """One replica on its way along one log.
+
+    `recover` first; then `step` for ever.  Any FerryError from either ends the run: make a new object over the same
+    stores and recover.  Nothing is cleaned up on the way out, because after a crash nothing would be.
+    """
+
+    def __init__(
+        self,
+        stream: bytes,
+        reader: Reader,
+        answers: ports.Log,
+        target: Target,
+        store: replicas.ReplicaStore,
+        settings: Settings | None = None,
+        offload: ports.Offload = ports.inline,
+    ) -> None:
+        self.stream = stream
+        self.settings = settings or Settings()
+        self.target = target
+        self.store = store
+        self.state = store.load()
+        self.replica = self._fresh()
+        self.reader = reader
+        self._answers = answers
+        self._offload = offload
+        self._touched: Touched | None = None
+        self._changes: list[events.Written | events.Zeroed] = []
+        self._waiting: list[Waiting] = []
+        self._said: list[bytes] = []
+        self._unreported = 0
+        self._last_read: Address | None = None
+
+    def _fresh(self) -> replica.Replica:
+        state = self.state
+        return replica.Replica(state.nonce, state.position, state.generation, state.fence)
+
+    # -- recovery ------------------------------------------------------------------------------------------------
+
+    async def recover(self) -> int:
+        """Bring the disk to the stored position, without bus or source.  Gives how many pre-images were put back.
+
+        Raises DeviceFailed, Full, Damaged; may be stopped anywhere and called again.
+        """
+        intent = self.state.intent
+        if intent is not None:
+            await self._finish_rewind(intent)
+        state, undo = self.state, self.target.undo
+        start = max(state.undo_end, undo.begin)
+        undo.begin = max(undo.begin, min([start, *(one.end for one in self.store.kept())]))
+        self.target.load(state.position.volumes)
+        # Whatever stands beyond the last stored end belongs to epochs that never settled: newest first, so that the
+        # oldest pre-image of a block is the one that stays.  A crash here: the same records are there for the next.
+        count = await self.target.restore(start, state.position.volumes)
+        await self.target.flush()
+        await self.target.read_back([])
+        # Only now, with the old bytes durable, may the records go.  A crash before: they are put back once more.
+        await self._offload(undo.truncate, start)
+        await self.target.fit()
+        self.replica = self._fresh()
+        self._waiting, self._changes, self._touched = [], [], None
+        return count
+
+    async def locate(self) -> None:
+        """Find the position in the log by the identity of its seal, and read on behind it; else from the begin."""
+        for kept in [self.state.position, *(one.position for one in reversed(self.store.kept()))]:
+            if kept.epoch and await self.reader.holds(kept.offset - 1, kept):
+                self.reader.seek(kept.offset)
+                return
+        self.reader.seek(await self.reader.begin())
+
+    # -- the loop ------------------------------------------------------------------------------------------------
+
+    async def step(self, wait: float) -> int:
+        """Handle what the log holds next, waiting up to `wait` seconds for it.  Gives how many records there were.
+
+        What is sealed is settled before it waits.
+        """
+        records = await self.reader.next(0)
+        if not records:
+            await self.settle()
+            await self._publish()
+            records = await self.reader.next(wait)
+        for record in records:
+            self._unreported += record.size
+            await self._handle(record.address, record.event, record.print_, record.offset)
+        await self._flush_changes()
+        if records and self._unreported >= self.settings.progress:
+            await self._publish()
+        return len(records)
+
+    async def _handle(self, address: Address, event: events.Event | Unreadable, print_: int, offset: int) -> None:
+        if isinstance(event, Unreadable):
+            await self._refuse(receipts.Gap(address.seal, self.state.position, event.reason), hold=True)
+            return
+        self._last_read = address
+        decision = self.replica.admit(address, event, print_)
+        if isinstance(decision, replica.Apply):
+            self._changes.append(decision.change)
+            return
+        await self._flush_changes()
+        match decision:
+            case replica.Begin(opened):
+                self._touched = await self.target.begin(opened)
+            case replica.Sealed(position):
+                await self._sealed(replace(position, offset=offset + 1))
+            case replica.Restart():
+                await self._restart()
+            case replica.Answer(question):
+                self._answer(address, question)
+            case replica.Refuse(receipt, hold):
+                await self._refuse(receipt, hold)
+
+    async def _flush_changes(self) -> None:
+        changes, self._changes = self._changes, []
+        if changes:
+            assert self._touched is not None
+            await self.target.apply(changes, self._touched)
+
+    async def _sealed(self, position: receipts.Position) -> None:
+        assert self._touched is not None
+        self.replica.tip = position
+        self._waiting.append(Waiting(position, self._touched, self.target.undo.end))
+        self._touched = None
+        if position.roots or sum(one.touched.size for one in self._waiting) >= self.settings.group:
+            await self.settle()
+
+    async def _restart(self) -> None:
+        """A newer attempt: the open epoch will never be sealed.  Answer from a settled state and nothing else."""
+        await self._abandon()
+        await self.settle()
+        state = self.state
+        claims = tuple(leaves.claim() for leaves in self.target.leaves)[: len(state.position.volumes)]
+        fence = self.replica.fence
+        answer = receipts.Answered(fence, state.position, state.nonce, self.replica.highest, claims)
+        self.state = replace(state, generation=self.replica.generation, fence=fence)
+        self._commit((answer,))
+        await self._publish()
+
+    async def _abandon(self) -> None:
+        """Take the open epoch back.  Its pre-images stay in the log: only recovery truncates, once it has flushed."""
+        touched, self._touched = self._touched, None
+        self._changes = []
+        if touched is not None:
+            volumes = self._waiting[-1].position.volumes if self._waiting else self.state.position.volumes
+            await self.target.restore(touched.undo_start, volumes)
+
+    async def _refuse(self, receipt: receipts.Gap | receipts.Diverged | receipts.Fenced, hold: bool) -> None:
+        """Settle what is sealed, take back what is open, and say why nothing goes on."""
+        if hold:
+            self.replica.hold(getattr(receipt, "reason", ""))
+            await self._abandon()
+            await self.settle()
+            log.warning("%s at %s: %s", type(receipt).__name__, receipt.refused, getattr(receipt, "reason", ""))
+        self._commit((replica.with_position(receipt, self.state.position),))
+        await self._publish()
+
+    def _answer(self, address: Address, question: events.Asked) -> None:
+        if question.replica != self.state.replica or question.volume >= len(self.target.leaves):
+            return
+        leaves = self.target.leaves[question.volume]
+        nodes = leaves.nodes(question.level, question.first, question.count)
+        sender = receipts.Sender(self.state.replica, self.state.nonce, 0)
+        self._said.append(wire.pack_receipt(self.stream, address, sender, receipts.Nodes(question.request, nodes)))
+
+    # -- the law -------------------------------------------------------------------------------------------------
+
+    async def settle(self) -> None:
+        """Make sealed epochs ours: medium, then position, then word of it, in this order and no other."""
+        if not self._waiting:
+            return
+        waiting = list(self._waiting)
+        last = waiting[-1]
+        # 1. Bytes of all devices and their digests are durable.  A crash here: the position is the old one, and the
+        #    pre-images of all this are durable, so recovery takes it back.  A failed flush ends the run.
+        await self.target.flush()
+        # 2. The medium holds what the events said: from the medium, not from a cache.
+        proved = await self._verified(waiting)
+        if proved is None:
+            return
+        # 3. One transaction: where we are, which pre-images belong to which epoch, what will be said.  A crash before
+        #    it changes nothing; a crash after it finds a position that the disk already equals.
+        kept = [
+            replicas.KeptEpoch(one.position, one.touched.undo_start, one.undo_end)
+            for one in waiting
+            if one.position.epoch
+        ]
+        self.state = replicas.at(self.state, last.position, last.undo_end)
+        said: list[receipts.Receipt] = [receipts.Applied(one.position) for one in waiting]
+        if proved:
+            said.append(receipts.Verified(last.position))
+        self._commit(said, keep=tuple(kept))
+        self._waiting = []
+        self.replica.settled = last.position
+        if self._touched is None:
+            await self.target.fit()
+        # 4. and 5. Say it.  A crash here says it again: receipts carry their number.
+        await self._publish()
+        # 6. Let go of pre-images that no kept epoch needs: never before step 3, never at or beyond the position.
+        self._trim()
+
+    async def _verified(self, waiting: Sequence[Waiting]) -> bool | None:
+        """Read back and compare; True when both sides' roots are known and equal; None when it all was taken back."""
+        last = waiting[-1].position
+        try:
+            await self.target.read_back([one.touched for one in waiting], self._touched)
+            if self._touched is not None or not last.roots:
+                return False
+            roots = tuple(leaves.root() for leaves in self.target.leaves)
+            if not last.complete or roots == last.roots:
+                return last.complete
+            raise errors.Divergence(f"{last.seal}: our Merkle root is not the one that its seal names")
+        except errors.Divergence as why:
+            await self._diverged(last, str(why))
+            return None
+
+    async def _diverged(self, refused: receipts.Position, reason: str) -> None:
+        """The medium is not what the log says: back to the stored position, and say so."""
+        self._waiting, self._touched, self._changes = [], None, []
+        state = self.state
+        self.target.restored.clear()
+        await self.target.restore(state.undo_end, state.position.volumes)
+        self.replica.back_to(state.position)
+        self.replica.hold(reason)
+        self._commit((receipts.Diverged(refused.seal, state.position, reason),))
+        log.error("diverged at %s: %s", refused.seal, reason)
+        await self._publish()
+
+    def _commit(
+        self,
+        said: Sequence[receipts.Receipt],
+        keep: tuple[replicas.KeptEpoch, ...] = (),
+        rewound: bool = False,
+    ) -> None:
+        number = self.state.next_receipt
+        outgoing = tuple(self._outgoing(number + at, one) for at, one in enumerate(said))
+        self.state = replace(self.state, next_receipt=number + len(outgoing))
+        self.store.commit(replicas.Update(self.state, keep, outgoing, rewound))
+
+    def _outgoing(self, number: int, receipt: receipts.Receipt) -> replicas.Outgoing:
+        position = getattr(receipt, "position", self.state.position)
+        about = getattr(receipt, "refused", position.seal)
+        sender = receipts.Sender(self.state.replica, self.state.nonce, number)
+        address = Address(about.generation, about.attempt, about.epoch, 0)
+        epoch = position.epoch if isinstance(receipt, receipts.Applied | receipts.Verified | receipts.Rewound) else 0
+        return replicas.Outgoing(number, epoch, wire.pack_receipt(self.stream, address, sender, receipt))
+
+    async def _publish(self) -> None:
+        """Put the outbox, answers and progress on the bus; only then is the outbox emptied."""
+        entries = self.store.outbox()
+        records = [one.record for one in entries] + self._said
+        if self._unreported and self._last_read is not None:
+            records.append(self._progress(self._last_read))
+        if not records:
+            return
+        self._said, self._unreported = [], 0
+        await self._answers.append(records)
+        await self._answers.sync()
+        if entries:
+            self.store.published(entries[-1].number)
+
+    def _progress(self, address: Address) -> bytes:
+        sender = receipts.Sender(self.state.replica, self.state.nonce, 0)
+        progress = receipts.Progress(address.attempt, address.epoch, address.seq)
+        return wire.pack_receipt(self.stream, address, sender, progress)
+
+    def _trim(self) -> None:
+        """Keep the pre-images of the last `keep` usable epochs, and of all behind the oldest of them."""
+        kept = self.store.kept()
+        usable = [one for one in kept if one.position.usable]
+        if len(usable) > self.settings.keep:
+            self._forget(usable[-self.settings.keep].end)
+        quota = self.settings.undo_quota
+        while quota and self.target.undo.used > quota and len(kept := self.store.kept()) > 1:
+            log.warning("undo log passes its quota of %d bytes: %s can no longer be rewound to", quota, kept[0].position.seal)
+            self._forget(min(kept[1].end, self.state.undo_end))
+
+    def _forget(self, end: int) -> None:
+        # The rows go first: a crash between leaves pre-images that nobody promises, never a promise without them.
+        self.store.forget_before(end)
+        self.target.undo.trim(min(end, self.state.undo_end))
+
+    # -- rewind --------------------------------------------------------------------------------------------------
+
+    async def rewind(self, epoch: int) -> receipts.Position:
+        """Take the replica back to a kept usable epoch and hold it there.  Recover first.  Raises NotFound."""
+        if self.state.intent is None:
+            goal = next((one for one in self.store.kept() if one.position.epoch == epoch), None)
+            if goal is None or not goal.position.usable:
+                usable = [str(one.position.epoch) for one in self.store.kept() if one.position.usable]
+                raise errors.NotFound(f"epoch {epoch} cannot be rewound to; these can: {', '.join(usable) or 'none'}")
+            # The intent first: from here on every start finishes this rewind before anything else.
+            self.state = replace(self.state, intent=goal)
+            self.store.commit(replicas.Update(self.state))
+        assert self.state.intent is not None
+        await self._finish_rewind(self.state.intent)
+        await self._publish()
+        return self.state.position
+
+    async def _finish_rewind(self, goal: replicas.KeptEpoch) -> None:
+        was = self.state.position.epoch
+        self.target.load(self.state.position.volumes)
+        await self.target.restore(goal.end, goal.position.volumes)
+        await self.target.flush()
+        await self.target.read_back([])
+        # Position and intent in one transaction, with every word about a later state taken out of the outbox.  Before
+        # it a crash starts this function again, over the same records; after it the records beyond are nobody's.
+        self.state = replace(
+            replicas.at(self.state, goal.position, goal.end), intent=None, held=f"rewound from epoch {was}"
+        )
+        self._commit((receipts.Rewound(goal.position, was),), rewound=True)
+        await self._offload(self.target.undo.truncate, goal.end)
+        await self.target.fit()
+        self.replica = self._fresh()

@@ -1,0 +1,136 @@
+"""What a replica remembers beside its bytes: position, fence, kept epochs, outbox.  One transaction at a time.
+
+The port, and its twin in memory.  engine/store/sqlite.py is the one that survives.
+"""
+
+from __future__ import annotations
+
+import copy
+from dataclasses import dataclass, field, replace
+from typing import Protocol
+
+from engine.replica import EMPTY
+from schemas.identity import NO_NONCE, Attempt
+from schemas.receipts import Position
+
+
+@dataclass(frozen=True, slots=True)
+class KeptEpoch:
+    """A settled epoch whose pre-images are the byte range `start .. end` of the undo log."""
+
+    position: Position
+    start: int
+    end: int
+
+
+@dataclass(frozen=True, slots=True)
+class State:
+    """Everything a replica must know to go on.  `undo_end`: where the pre-images of the position's epoch end.
+
+    `held` says why nothing is applied before a `resume`: released to its user, or rewound.  `intent` is the epoch that
+    a rewind is on its way to.
+    """
+
+    replica: bytes
+    nonce: bytes
+    stream: bytes = bytes(16)
+    label: str = ""
+    position: Position = EMPTY
+    undo_end: int = 0
+    generation: int = 0
+    fence: Attempt = Attempt(0, NO_NONCE)
+    next_receipt: int = 1
+    held: str = ""
+    intent: KeptEpoch | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Outgoing:
+    """A receipt that waits in the outbox; `epoch` is the one it speaks of (0: of none)."""
+
+    number: int
+    epoch: int
+    record: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Update:
+    """One transaction: the new state, kept epochs to add, receipts to add, and what a rewind drops."""
+
+    state: State
+    keep: tuple[KeptEpoch, ...] = ()
+    receipts: tuple[Outgoing, ...] = ()
+    rewound: bool = False
+
+
+class ReplicaStore(Protocol):
+    """Durable when a method returns; all of an `Update` or nothing of it."""
+
+    def load(self) -> State: ...
+
+    def commit(self, update: Update) -> None:
+        """Store it.  With `rewound`, kept epochs and outbox entries beyond the new position go in the same moment."""
+
+    def kept(self) -> list[KeptEpoch]:
+        """Kept epochs, oldest first."""
+
+    def forget_before(self, end: int) -> None:
+        """Drop kept epochs that end before this undo position."""
+
+    def outbox(self) -> list[Outgoing]:
+        """Receipts not known to be on the bus, in order."""
+
+    def published(self, number: int) -> None:
+        """Receipts up to `number` are durable on the bus."""
+
+    def close(self) -> None: ...
+
+
+def surviving(entry: Outgoing, position: Position) -> bool:
+    """Whether an outbox entry may still be said after a rewind to `position`: what speaks of a later state may not."""
+    return 0 < entry.epoch <= position.epoch
+
+
+@dataclass
+class MemoryReplicaStore:
+    """Twin of the SQLite store: every method is one atomic step on `disk`, which outlives the object."""
+
+    disk: dict[str, object] = field(default_factory=dict)
+
+    def create(self, state: State) -> None:
+        self.disk.update(state=state, kept=[], outbox=[])
+
+    def load(self) -> State:
+        state = self.disk["state"]
+        assert isinstance(state, State)
+        return state
+
+    def commit(self, update: Update) -> None:
+        kept, outbox = self.kept(), self.outbox()
+        if update.rewound:
+            position = update.state.position
+            kept = [one for one in kept if one.position.epoch <= position.epoch]
+            outbox = [one for one in outbox if surviving(one, position)]
+        self.disk.update(state=update.state, kept=kept + list(update.keep), outbox=outbox + list(update.receipts))
+
+    def kept(self) -> list[KeptEpoch]:
+        return copy.copy(self.disk["kept"])  # type: ignore[return-value]
+
+    def forget_before(self, end: int) -> None:
+        self.disk["kept"] = [one for one in self.kept() if one.end >= end]
+
+    def outbox(self) -> list[Outgoing]:
+        return copy.copy(self.disk["outbox"])  # type: ignore[return-value]
+
+    def published(self, number: int) -> None:
+        self.disk["outbox"] = [one for one in self.outbox() if one.number > number]
+
+    def close(self) -> None:
+        """Nothing is held open."""
+
+
+def at(state: State, position: Position, undo_end: int) -> State:
+    """The state once `position` is settled."""
+    return replace(state, position=position, undo_end=undo_end)
+
+

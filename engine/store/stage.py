@@ -1,0 +1,98 @@
+"""What an epoch will change in the source's map, durable before its seal is on the bus.
+
+An append-only file of entries; each is applied once its seal is found in the log, and void when it is not.  Emptied
+when all of them are one or the other.
+
+    entry:  magic u32 | bytes u32 | xxh3-128 of the rest | msgpack of Staged
+"""
+
+from __future__ import annotations
+
+import struct
+from dataclasses import dataclass, field
+
+import xxhash
+
+from engine import ports
+from schemas import errors, wire
+from schemas.identity import Chain, SealId, Volume
+
+_ENTRY = struct.Struct(">II16s")
+_MARK = 0x73746731
+
+
+@dataclass(frozen=True, slots=True)
+class StagedBlocks:
+    """Blocks from `first` on: their prints and digests, joined."""
+
+    volume: int
+    first: int
+    prints: bytes
+    digests: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class StagedZeros:
+    """`count` blocks of zeros from `first` on."""
+
+    volume: int
+    first: int
+    count: int
+
+
+@dataclass(frozen=True, slots=True)
+class Staged:
+    """One epoch: the seal it belongs to, the chain that makes, the sizes it has, and the blocks in it."""
+
+    seal: SealId
+    chain: Chain
+    volumes: tuple[Volume, ...]
+    written: tuple[StagedBlocks, ...] = field(default=())
+    zeroed: tuple[StagedZeros, ...] = field(default=())
+
+
+class Stage:
+    """The staged epochs, oldest first."""
+
+    def __init__(self, file: ports.File) -> None:
+        self._file = file
+        self._end = 0
+
+    def load(self) -> list[Staged]:
+        """All whole entries; what follows a torn one never had a seal on the bus, and is cut off."""
+        found: list[Staged] = []
+        self._end = 0
+        while (entry := self._one(self._end)) is not None:
+            staged, length = entry
+            found.append(staged)
+            self._end += length
+        if self._file.size() != self._end:
+            self._file.truncate(self._end)
+        return found
+
+    def _one(self, at: int) -> tuple[Staged, int] | None:
+        head = self._file.read(at, _ENTRY.size)
+        if len(head) < _ENTRY.size:
+            return None
+        mark, length, checksum = _ENTRY.unpack(head)
+        body = self._file.read(at + _ENTRY.size, length) if mark == _MARK else b""
+        if mark != _MARK or len(body) < length or xxhash.xxh3_128_digest(body) != checksum:
+            return None
+        try:
+            return wire.unpack_value(Staged, body), _ENTRY.size + length
+        except errors.SchemaError:
+            return None
+
+    def append(self, staged: Staged) -> None:
+        """Add an entry, durably: only now may its seal go to the bus."""
+        body = wire.pack_value(staged)
+        self._file.write(self._end, _ENTRY.pack(_MARK, len(body), xxhash.xxh3_128_digest(body)) + body)
+        self._file.sync()
+        self._end += _ENTRY.size + len(body)
+
+    def clear(self) -> None:
+        """Every entry is applied, or void."""
+        if self._file.size():
+            self._file.truncate(0)
+            self._file.sync()
+        self._end = 0

@@ -1,0 +1,202 @@
+"""Scan: read a volume, compare prints with the map, and give what differs; or give what some replica may lack.
+
+Holes are told by extents and never read.  Windows are read and hashed a few ahead of their use.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from dataclasses import dataclass
+
+from engine import digest, ports
+from engine.store.blockmap import ZERO_PRINT, VolumeMap
+from schemas import extent
+from schemas.extent import Ranges
+
+WINDOW = 4 << 20
+"""Bytes read and hashed at once: large enough that a thread's wake-up is lost in it, small enough for memory."""
+_SPAN = 1 << 30
+"""Bytes whose extents are asked for at once."""
+_AHEAD = 2
+
+
+@dataclass(frozen=True, slots=True)
+class Blocks:
+    """Whole blocks from `first` on that hold data: bytes, prints and digests, each joined."""
+
+    volume: int
+    first: int
+    data: bytes | memoryview
+    prints: bytes
+    digests: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Zeros:
+    """`count` blocks of zeros from `first` on."""
+
+    volume: int
+    first: int
+    count: int
+
+
+Found = Blocks | Zeros
+_Job = Callable[[], Awaitable[list[Found]]]
+
+
+class Scan:
+    """Reads one volume against its map.  `seed` keys the prints."""
+
+    def __init__(
+        self, index: int, device: ports.BlockDevice, known: VolumeMap, seed: int, offload: ports.Offload = ports.inline
+    ) -> None:
+        self._index = index
+        self._device = device
+        self._map = known
+        self._seed = seed
+        self._offload = offload
+
+    async def changed(self) -> AsyncIterator[Found]:
+        """Blocks with a digest whose content is another one now."""
+        volume = self._map.volume
+        if self._map.known.count:
+            async for found in self._walk(Ranges([(0, volume.blocks)]), self._differing, self._zeros_differing):
+                yield found
+
+    async def unsure(self) -> AsyncIterator[Found]:
+        """Every block that some replica may lack, as it is now."""
+        wanted = Ranges(self._map.unsure.set_runs(0, self._map.volume.blocks))
+        async for found in self._walk(wanted, self._all, self._zeros_all):
+            yield found
+
+    async def _walk(
+        self,
+        wanted: Ranges,
+        data: Callable[[int, bytes], list[Found]],
+        zeros: Callable[[int, int], list[Found]],
+    ) -> AsyncIterator[Found]:
+        """Windows of `wanted` in order, `_AHEAD` of them under way at any time."""
+        size = self._map.volume.block_size
+        waiting: deque[asyncio.Task[list[Found]]] = deque()
+        try:
+            for start, end in wanted:
+                for low in range(start * size, min(end * size, self._map.volume.size), _SPAN):
+                    high = min(low + _SPAN, end * size, self._map.volume.size)
+                    async for job in self._jobs(low, high, data, zeros):
+                        waiting.append(asyncio.ensure_future(job()))
+                        if len(waiting) > _AHEAD:
+                            for found in await waiting.popleft():
+                                yield found
+            while waiting:
+                for found in await waiting.popleft():
+                    yield found
+        finally:
+            for task in waiting:
+                task.cancel()
+            await asyncio.gather(*waiting, return_exceptions=True)
+
+    async def _jobs(
+        self, low: int, high: int, data: Callable[[int, bytes], list[Found]], zeros: Callable[[int, int], list[Found]]
+    ) -> AsyncIterator[_Job]:
+        size = self._map.volume.block_size
+        holes = Ranges()
+        for found in await self._device.extents(low, high - low):
+            if found.zero:
+                end = found.end if found.end == self._map.volume.size else found.end // size * size
+                holes.add(-(-found.start // size) * size, end)
+        for start, end, hole in _both(holes, low, high):
+            if hole:
+                yield self._job(zeros, start // size, -(-end // size) - start // size)
+                continue
+            step = max(WINDOW // size, 1) * size
+            for at in range(start, end, step):
+                yield self._read_job(data, at, min(step, end - at))
+
+    def _job(self, work: Callable[[int, int], list[Found]], first: int, count: int) -> _Job:
+        async def run() -> list[Found]:
+            result: list[Found] = await self._offload(work, first, count)
+            return result
+
+        return run
+
+    def _read_job(self, work: Callable[[int, bytes], list[Found]], start: int, length: int) -> _Job:
+        async def run() -> list[Found]:
+            data = await self._device.read(start, length)
+            result: list[Found] = await self._offload(work, start // self._map.volume.block_size, data)
+            return result
+
+        return run
+
+    def _prints(self, data: bytes) -> list[bytes]:
+        """The print of each block, 16 zero bytes for one of zeros."""
+        size, view = self._map.volume.block_size, memoryview(data)
+        zero = digest.fingerprint(bytes(size), self._seed)
+        prints = []
+        for at in range(0, len(data), size):
+            part = view[at : at + size]
+            value = digest.fingerprint(part, self._seed)
+            # The secret keeps a guest from forging a print of zeros; the comparison keeps luck from it.
+            is_zero = value == zero and bytes(part).count(0) == size
+            if len(part) < size:
+                is_zero = bytes(part).count(0) == len(part)
+            prints.append(ZERO_PRINT if is_zero else value)
+        return prints
+
+    def _differing(self, first: int, data: bytes) -> list[Found]:
+        prints = self._prints(data)
+        stored, known = self._map.prints(first, len(prints)), self._map.known
+        joined = b"".join(prints)
+        if joined == stored:
+            return []
+        differ = [
+            at
+            for at, value in enumerate(prints)
+            if value != stored[at * 16 : at * 16 + 16] and first + at in known
+        ]
+        return self._found(first, data, prints, differ)
+
+    def _all(self, first: int, data: bytes) -> list[Found]:
+        prints = self._prints(data)
+        return self._found(first, data, prints, list(range(len(prints))))
+
+    def _found(self, first: int, data: bytes, prints: list[bytes], chosen: list[int]) -> list[Found]:
+        size = self._map.volume.block_size
+        found: list[Found] = []
+        for low, high in extent.runs(at for at in chosen if prints[at] == ZERO_PRINT):
+            found.append(Zeros(self._index, first + low, high - low))
+        for low, high in extent.runs(at for at in chosen if prints[at] != ZERO_PRINT):
+            part = memoryview(data)[low * size : high * size]
+            digests = digest.of_pieces(0, part, size)
+            found.append(Blocks(self._index, first + low, part, b"".join(prints[low:high]), digests))
+        return found
+
+    def _zeros_differing(self, first: int, count: int) -> list[Found]:
+        """Runs of known blocks in a hole that the map does not have as zeros."""
+        differ = Ranges()
+        for start, end in self._map.known.set_runs(first, count):
+            for at in range(start, end, 1 << 16):
+                size = min(1 << 16, end - at)
+                stored = self._map.prints(at, size)
+                if stored.count(0) != len(stored):
+                    for low, high in extent.runs(
+                        block for block in range(size) if stored[block * 16 : block * 16 + 16] != ZERO_PRINT
+                    ):
+                        differ.add(at + low, at + high)
+        return [Zeros(self._index, start, end - start) for start, end in differ]
+
+    def _zeros_all(self, first: int, count: int) -> list[Found]:
+        return [Zeros(self._index, first, count)]
+
+
+def _both(holes: Ranges, low: int, high: int) -> Iterator[tuple[int, int, bool]]:
+    """[low, high) in order, as (start, end, whether a hole)."""
+    at = low
+    for start, end in list(holes.within(low, high)):
+        if at < start:
+            yield at, start, False
+        yield start, end, True
+        at = end
+    if at < high:
+        yield at, high, False
