@@ -17,6 +17,10 @@ async def connect(url: str, quota: int | None = None) -> ports.Bus:
         from engine.bus.embedded import EmbeddedBus
 
         return EmbeddedBus(rest, quota)
+    if scheme == "kafka" and rest.startswith("//"):
+        from engine.bus.kafka.bus import KafkaBus
+
+        return await KafkaBus.connect(servers(rest[2:], url))
     raise errors.Usage(f"{url!r} is no bus: {FORMS}")
 
 

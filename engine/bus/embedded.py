@@ -172,8 +172,7 @@ class EmbeddedLog:
 
     def _writable(self) -> Exclusive | Shared:
         if self._spent is not None:
-            kind = type(self._spent) if isinstance(self._spent, errors.FerryError) else errors.Transient
-            raise kind(f"{self._topic}: open the log again; this handle ended with: {self._spent!r}")
+            raise errors.Transient(f"{self._topic}: open the log again; this handle ended with: {self._spent!r}")
         if self._writer is None:
             raise errors.Usage(f"{self._topic} is not open for writing")
         return self._writer

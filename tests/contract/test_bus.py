@@ -10,15 +10,23 @@ from pathlib import Path
 import pytest
 
 from engine import errors, ports
+from engine.bus.connect import connect
 from engine.bus.embedded import EmbeddedBus
+from engine.bus.memory import MemoryBus
 from schemas import wire
 
 LIMIT = 1 << 20
 
 
-@pytest.fixture(params=["embedded"])
+@pytest.fixture(params=["memory", "embedded", "kafka"])
 async def bus(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[ports.Bus]:
-    opened: ports.Bus = EmbeddedBus(tmp_path / "log")
+    opened: ports.Bus
+    if request.param == "memory":
+        opened = MemoryBus()
+    elif request.param == "embedded":
+        opened = EmbeddedBus(tmp_path / "log")
+    else:
+        opened = await connect(request.getfixturevalue("kafka").url)
     yield opened
     await opened.close()
 

@@ -1,0 +1,139 @@
+"""What we ask a cluster beside reading and writing: topics, settings, who answers, and to let go of records."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from typing import Any, TypeVar
+
+from aiokafka import TopicPartition
+from aiokafka import errors as kafka
+from aiokafka.admin import AIOKafkaAdminClient, NewTopic, RecordsToDelete
+from aiokafka.admin.config_resource import ConfigResource, ConfigResourceType
+
+from engine import errors
+from engine.bus.kafka import trouble
+
+T = TypeVar("T")
+
+REQUEST_MS = 10_000
+"""Milliseconds until one request to one broker is given up, and another broker asked."""
+_PAUSE_SECONDS = 0.1
+
+
+class Admin:
+    """One client for all topics of a bus.  Every call tries again until `patience` seconds are over."""
+
+    def __init__(self, servers: Sequence[str], patience: float) -> None:
+        self.servers = tuple(servers)
+        self._patience = patience
+        self._client = AIOKafkaAdminClient(bootstrap_servers=list(servers), request_timeout_ms=REQUEST_MS)
+
+    @classmethod
+    async def connect(cls, servers: Sequence[str], patience: float) -> Admin:
+        """Raises Transient, naming what is wrong with which server."""
+        admin = cls(servers, patience)
+        try:
+            await admin._client.start()
+        except kafka.KafkaError as why:
+            await admin.close()
+            raise await admin.unreachable(str(why)) from why
+        return admin
+
+    async def unreachable(self, said: str) -> errors.Transient:
+        """Why none of the brokers answers, as far as a connection tells."""
+        count, wrong = await trouble.reach(self.servers)
+        wrong = wrong or f"they take connections and do not speak as a Kafka broker: {said}"
+        return errors.Transient(f"no Kafka broker answers ({count} of {len(self.servers)} take a connection): {wrong}")
+
+    async def exists(self, topic: str) -> bool:
+        """By the list of all topics: to ask for one by its name would make it on clusters that create by themselves."""
+        return topic in await self._ask(topic, self._client.list_topics)
+
+    async def create(self, topic: str, copies: int, settings: Mapping[str, str]) -> None:
+        """Make the topic with one partition; harmless when another process was faster."""
+        made = NewTopic(topic, num_partitions=1, replication_factor=copies, topic_configs=dict(settings))
+        response = await self._ask(topic, lambda: self._client.create_topics([made]))
+        for name, code, *said in response.topic_errors:
+            kind = kafka.for_code(code)
+            if kind not in (kafka.NoError, kafka.TopicAlreadyExistsError):
+                raise trouble.classify(name, kind(*said))
+
+    async def partitions(self, topic: str) -> list[list[int]]:
+        """For each partition the brokers that keep a copy.  Waits until all of them have a leader."""
+        found = await self._ask(topic, lambda: self._led(topic))
+        return [list(partition["replicas"]) for partition in found]
+
+    async def in_sync(self, topic: str) -> tuple[int, int]:
+        """(copies in sync, copies) of the partition."""
+        described = await self._client.describe_topics([topic])
+        (partition,) = described[0]["partitions"]
+        return len(partition["isr"]), len(partition["replicas"])
+
+    async def _led(self, topic: str) -> list[Any]:
+        described = await self._client.describe_topics([topic])
+        found: list[Any] = described[0]["partitions"]
+        if described[0]["error_code"] or not found or any(partition["leader"] < 0 for partition in found):
+            raise kafka.LeaderNotAvailableError
+        return found
+
+    async def topic_settings(self, topic: str) -> dict[str, str]:
+        return await self._settings(topic, ConfigResourceType.TOPIC, topic)
+
+    async def broker_settings(self) -> dict[str, str]:
+        """Of any one broker."""
+        broker = str((await self.brokers())[0])
+        return await self._settings(f"(settings of broker {broker})", ConfigResourceType.BROKER, broker)
+
+    async def _settings(self, what: str, kind: ConfigResourceType, name: str) -> dict[str, str]:
+        async def once() -> dict[str, str]:
+            (response,) = await self._client.describe_configs([ConfigResource(kind, name)])
+            ((code, said, _, _, entries),) = response.resources
+            if code:
+                raise kafka.for_code(code)(said)
+            return {entry[0]: entry[1] for entry in entries}
+
+        return await self._ask(what, once)
+
+    async def brokers(self) -> list[int]:
+        """The brokers that the cluster counts as alive."""
+
+        async def once() -> list[int]:
+            described = await self._client.describe_cluster()
+            return [broker["node_id"] for broker in described["brokers"]]
+
+        return await self._ask("(cluster)", once)
+
+    async def trim(self, topic: str, offset: int) -> None:
+        """Let go of all below `offset`; nothing happens when it is gone already.  Raises OffsetOutOfRangeError (of
+        aiokafka) above the end."""
+        partition = TopicPartition(topic, 0)
+        await self._ask(topic, lambda: self._client.delete_records({partition: RecordsToDelete(offset)}))
+
+    async def _ask(self, topic: str, call: Callable[[], Awaitable[T]]) -> T:
+        """The answer to `call`, which is repeated on passing trouble.  Raises what `trouble.classify` makes of it."""
+        loop = asyncio.get_running_loop()
+        deadline = loop.time() + self._patience
+        while True:
+            try:
+                async with asyncio.timeout_at(deadline):
+                    return await call()
+            except kafka.OffsetOutOfRangeError:
+                raise
+            except TimeoutError as why:
+                raise await self.unreachable("no answer in time") from why
+            except kafka.KafkaError as why:
+                if loop.time() + _PAUSE_SECONDS > deadline:
+                    raise await self.unreachable(str(why)) from why
+                if not _passing(why):
+                    raise trouble.classify(topic, why) from why
+            await asyncio.sleep(_PAUSE_SECONDS)
+
+    async def close(self) -> None:
+        """Repeatable."""
+        await self._client.close()
+
+
+def _passing(why: kafka.KafkaError) -> bool:
+    connection = (kafka.KafkaConnectionError, kafka.NodeNotReadyError, kafka.StaleMetadata, kafka.KafkaTimeoutError)
+    return isinstance(why, connection) or bool(getattr(why, "retriable", False))

@@ -1,0 +1,136 @@
+"""The writing side of one Kafka topic: an idempotent producer, fed whole batches."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import Sequence
+from typing import Any
+
+from aiokafka import AIOKafkaProducer
+from aiokafka import errors as kafka
+
+from engine import errors
+from engine.bus.kafka import settings, trouble
+from engine.bus.kafka.admin import REQUEST_MS, Admin
+
+RECORD_LIMIT = settings.BATCH - 1024
+"""Most bytes in one record: with its frame it must fit into one batch."""
+_WAITING = 2
+"""Batches given to the producer: one on its way, as it sends only one at a time, and one ready behind it.  With the
+one that fills here, 6 MiB are outstanding; 32 MiB were no faster (measured)."""
+
+
+class Writer:
+    """Fills batches and keeps their futures.  After an error of `append` or `sync` only `close` may follow."""
+
+    def __init__(self, topic: str, admin: Admin, patience: float) -> None:
+        self._topic, self._admin, self._patience = topic, admin, patience
+        self._producer = AIOKafkaProducer(
+            bootstrap_servers=list(admin.servers),
+            acks="all",
+            enable_idempotence=True,
+            compression_type=None,
+            max_batch_size=settings.BATCH,
+            max_request_size=settings.BATCH,
+            linger_ms=0,
+            request_timeout_ms=REQUEST_MS,
+        )
+        self._batch: Any = None
+        self._sent: deque[tuple[asyncio.Future[Any], int]] = deque()
+        self._end: int | None = None
+
+    async def start(self) -> None:
+        try:
+            async with asyncio.timeout(self._patience):
+                await self._producer.start()
+        except TimeoutError as why:
+            raise await self._late() from why
+        except kafka.KafkaConnectionError as why:
+            raise await self._admin.unreachable(str(why)) from why
+        except kafka.KafkaError as why:
+            raise trouble.classify(self._topic, why) from why
+        self._batch = self._producer.create_batch()
+
+    async def append(self, records: Sequence[bytes]) -> None:
+        for record in records:
+            if len(record) > RECORD_LIMIT:
+                raise errors.Unsafe(f"{self._topic}: a record of {len(record)} bytes; at most {RECORD_LIMIT}: split it")
+            if self._batch.append(key=None, value=record, timestamp=None) is None:
+                await self._guarded(self._send)
+                self._batch.append(key=None, value=record, timestamp=None)
+
+    async def sync(self) -> int | None:
+        """The offset just past the last record, once every one is acknowledged; None when none was ever appended."""
+        await self._guarded(self._flush)
+        return self._end
+
+    async def _flush(self) -> None:
+        if self._batch.record_count():
+            await self._send()
+        while self._sent:
+            await self._settle()
+
+    async def _send(self) -> None:
+        while len(self._sent) >= _WAITING:
+            await self._settle()
+        batch, self._batch = self._batch, self._producer.create_batch()
+        while True:
+            try:
+                future = await self._producer.send_batch(batch, self._topic, partition=0)
+                break
+            except kafka.KafkaTimeoutError:
+                continue  # the one before is still not on its way; our own time limit is around this
+        future.add_done_callback(_retrieve)
+        self._sent.append((future, batch.record_count()))
+
+    async def _settle(self) -> None:
+        future, count = self._sent[0]
+        metadata = await asyncio.shield(future)
+        self._sent.popleft()
+        self._end = metadata.offset + count
+
+    async def _guarded(self, step: Any) -> None:
+        try:
+            async with asyncio.timeout(self._patience):
+                await step()
+        except TimeoutError as why:
+            raise await self._late() from why
+        except kafka.KafkaError as why:
+            raise trouble.classify(self._topic, why) from why
+
+    async def _late(self) -> errors.Transient:
+        """Idempotent producers try again for ever and say nothing: so the word to the user is ours."""
+        count, wrong = await trouble.reach(self._admin.servers)
+        said = f"{count} of {len(self._admin.servers)} brokers answer" + (f" ({wrong})" if wrong else "")
+        try:
+            async with asyncio.timeout(self._patience / 10):
+                in_sync, copies = await self._admin.in_sync(self._topic)
+            said += f"; {in_sync} of {copies} copies are in sync"
+        except (TimeoutError, kafka.KafkaError) as why:
+            said += f"; the state of its copies is not to be had ({why or 'no answer'})"
+        return errors.Transient(f"Kafka topic {self._topic}: no acknowledgement within {self._patience:g} s: {said}")
+
+    async def close(self) -> None:
+        """What is not acknowledged yet is given up: aiokafka's own stop would wait for it, for ever if need be."""
+        sender = self._producer._sender.sender_task
+        if sender is not None and not sender.done():
+            _give_up(self._producer._message_accumulator)
+            sender.cancel()
+            await self._producer.client.close()  # ends the request that is on its way, which the task waits for
+            await asyncio.wait([sender])
+        await self._producer.stop()
+
+
+def _give_up(accumulator: Any) -> None:
+    """No batch is waited for any more.  Private names: aiokafka 0.14, to which we are pinned, has no call for it."""
+    waiting = [batch for batches in accumulator._batches.values() for batch in batches]
+    for batch in [*accumulator._pending_batches, *waiting]:
+        batch.future.cancel()
+        batch._drain_waiter.cancel()
+
+
+def _retrieve(future: asyncio.Future[Any]) -> None:
+    """A failed batch may fail again at `close`, when nobody asks: asyncio would log it as never retrieved."""
+    if not future.cancelled():
+        future.exception()

@@ -1,0 +1,214 @@
+"""A real Kafka cluster of one or three brokers on loopback, each a JVM of its own that tests may kill.
+
+As a script it runs one until it is interrupted, for benches and for trying things out:
+
+    python -m tests.support.kafka [BROKERS]
+"""
+
+from __future__ import annotations
+
+import base64
+import contextlib
+import signal
+import socket
+import struct
+import subprocess
+import sys
+import tempfile
+import time
+import uuid
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+from tests.support import tools
+
+JARS = tools.HOME / "kafka-libs"
+_HERE = Path(__file__).parent / "kafka"
+_START_SECONDS = 60.0
+_JVM = ("-Xms128m", "-Xmx512m", "-XX:+UseG1GC", "-XX:TieredStopAtLevel=4", "-Djava.awt.headless=true")
+_API_VERSIONS = struct.pack(">ihhih", 10, 18, 0, 1, -1)
+
+
+def _java(home: Path, *arguments: str) -> list[str]:
+    """The command line of one JVM with the broker's jars; its own log files go below `home`."""
+    logging = f"-Dlog4j2.configurationFile={_HERE / 'log4j2.properties'}"
+    return ["java", *_JVM, f"-Dkafka.logs.dir={home}", logging, "-cp", f"{JARS}/*", *arguments]
+
+
+def fetch() -> None:
+    """The jars are there when this returns; a test that cannot have them is skipped, or fails in CI."""
+    tools.need("java", "mvn")
+    script = tools.ROOT / "tools" / "install-test-tools.sh"
+    done = subprocess.run(["sh", str(script), "fetch_kafka"], capture_output=True, text=True, check=False)
+    if done.returncode:
+        why = done.stderr.strip().replace("\n", "; ")[-300:]
+        tools.lack(
+            f"no Kafka: 'sh tools/install-test-tools.sh fetch_kafka' fetches its jars with Maven, and says: {why}"
+        )
+
+
+def free_port() -> int:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        return int(server.getsockname()[1])
+
+
+class Broker:
+    """One JVM that is broker and controller.  It keeps its directory and ports over restarts."""
+
+    def __init__(self, home: Path, node: int) -> None:
+        self.home, self.node = home, node
+        self.port, self.controller_port = free_port(), free_port()
+        self._process: subprocess.Popen[bytes] | None = None
+        home.mkdir(parents=True)
+
+    @property
+    def server(self) -> str:
+        return f"127.0.0.1:{self.port}"
+
+    @property
+    def log(self) -> Path:
+        return self.home / "broker.log"
+
+    def format(self, settings: Mapping[str, str], cluster: str, *options: str) -> None:
+        """Write its settings and its empty storage."""
+        properties = self.home / "server.properties"
+        properties.write_text("".join(f"{name}={value}\n" for name, value in settings.items()))
+        command = _java(self.home, "kafka.tools.StorageTool", "format", "-t", cluster, "-c", str(properties), *options)
+        subprocess.run(command, check=True, capture_output=True)
+
+    def start(self) -> None:
+        """Begin to start; `wait_ready` says when it answers."""
+        with open(self.log, "ab") as log:
+            self._process = subprocess.Popen(
+                _java(self.home, "kafka.Kafka", str(self.home / "server.properties")), stdout=log, stderr=log
+            )
+
+    def wait_ready(self) -> None:
+        deadline = time.monotonic() + _START_SECONDS
+        while not self._answers():
+            assert self._process is not None
+            if self._process.poll() is not None or time.monotonic() > deadline:
+                raise RuntimeError(f"broker {self.node} does not start: {self.log.read_text()[-2000:]}")
+            time.sleep(0.1)
+
+    def _answers(self) -> bool:
+        """Whether it answers an ApiVersions request: that is when a broker is unfenced and serves clients."""
+        try:
+            with socket.create_connection(("127.0.0.1", self.port), 1) as client:
+                client.sendall(_API_VERSIONS)
+                return len(client.recv(10)) == 10
+        except OSError:
+            return False
+
+    def kill(self) -> None:
+        """As a power cut of the process: kill -9."""
+        self._end(signal.SIGKILL)
+
+    def stop(self) -> None:
+        """Orderly, handing over what it leads."""
+        self._end(signal.SIGTERM)
+
+    def pause(self) -> None:
+        """Stop answering without closing a connection: a network that swallows everything."""
+        assert self._process is not None
+        self._process.send_signal(signal.SIGSTOP)
+
+    def resume(self) -> None:
+        assert self._process is not None
+        self._process.send_signal(signal.SIGCONT)
+
+    def _end(self, how: signal.Signals) -> None:
+        if self._process is None:
+            return
+        self._process.send_signal(how)
+        try:
+            self._process.wait(30)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            self._process.wait()
+        self._process = None
+
+
+class Cluster:
+    """`count` brokers below `home`.  `settings` are added to, or replace, those of every broker."""
+
+    def __init__(self, home: Path, count: int = 1, settings: Mapping[str, str] | None = None) -> None:
+        fetch()
+        self.brokers = [Broker(home / f"n{node}", node) for node in range(1, count + 1)]
+        voters = ",".join(f"{broker.node}@127.0.0.1:{broker.controller_port}" for broker in self.brokers)
+        name = base64.urlsafe_b64encode(uuid.uuid4().bytes)[:22].decode().replace("-", "a")
+        for broker in self.brokers:
+            broker.format(_settings(broker, voters, count) | dict(settings or {}), name)
+
+    @property
+    def servers(self) -> str:
+        return ",".join(broker.server for broker in self.brokers)
+
+    @property
+    def url(self) -> str:
+        return f"kafka://{self.servers}"
+
+    def start(self) -> None:
+        for broker in self.brokers:
+            broker.start()
+        for broker in self.brokers:
+            broker.wait_ready()
+
+    def kill(self) -> None:
+        for broker in self.brokers:
+            broker.kill()
+
+
+@contextlib.contextmanager
+def running(home: Path, count: int = 1, settings: Mapping[str, str] | None = None) -> Iterator[Cluster]:
+    """A cluster that is started, and killed at the end: nothing of it is to be kept."""
+    cluster = Cluster(home, count, settings)
+    try:
+        cluster.start()
+        yield cluster
+    finally:
+        cluster.kill()
+
+
+def _settings(broker: Broker, voters: str, count: int) -> dict[str, str]:
+    copies = str(min(3, count))
+    return {
+        "process.roles": "broker,controller",
+        "node.id": str(broker.node),
+        "controller.quorum.voters": voters,
+        "listeners": f"PLAINTEXT://{broker.server},CONTROLLER://127.0.0.1:{broker.controller_port}",
+        "advertised.listeners": f"PLAINTEXT://{broker.server}",
+        "controller.listener.names": "CONTROLLER",
+        "inter.broker.listener.name": "PLAINTEXT",
+        "listener.security.protocol.map": "CONTROLLER:PLAINTEXT,PLAINTEXT:PLAINTEXT",
+        "log.dirs": str(broker.home / "data"),
+        "default.replication.factor": copies,
+        "min.insync.replicas": str(min(2, count)),
+        "offsets.topic.replication.factor": copies,
+        "offsets.topic.num.partitions": "1",
+        "transaction.state.log.replication.factor": copies,
+        "transaction.state.log.min.isr": "1",
+        "transaction.state.log.num.partitions": "1",
+        "share.coordinator.state.topic.replication.factor": copies,
+        "group.initial.rebalance.delay.ms": "0",
+        "auto.create.topics.enable": "false",
+        "broker.session.timeout.ms": "3000",
+        "broker.heartbeat.interval.ms": "500",
+        "log.cleaner.dedupe.buffer.size": "2097152",
+        "num.network.threads": "2",
+        "num.io.threads": "4",
+        "replica.fetch.max.bytes": "8388608",
+    }
+
+
+def main() -> None:
+    count = int(sys.argv[1]) if len(sys.argv) > 1 else 1
+    ends = {signal.SIGINT, signal.SIGTERM}
+    with tempfile.TemporaryDirectory(prefix="vmferry-kafka-") as home, running(Path(home), count) as cluster:
+        signal.pthread_sigmask(signal.SIG_BLOCK, ends)  # only now: the brokers would inherit it
+        print(cluster.url, flush=True)
+        signal.sigwait(ends)
+
+
+if __name__ == "__main__":
+    main()
