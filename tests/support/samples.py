@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 from schemas import events, receipts, wire
 from schemas.identity import Address, Attempt, Chain, Cut, SealId, Volume
 
@@ -56,3 +58,19 @@ def packed(name: str) -> bytes:
     if name in EVENTS:
         return wire.pack_event(STREAM, address(name), EVENTS[name])
     return wire.pack_receipt(STREAM, address(name), SENDER, RECEIPTS[name])
+
+
+def golden(name: str) -> Path:
+    """Where the bytes of the example lie, as version 1 first wrote them."""
+    return Path(__file__).parent.parent / "golden" / "v1" / f"{name}.bin"
+
+
+def main() -> None:
+    """Write the golden bytes of kinds that have none yet.  What is there is never written again."""
+    for name in [*EVENTS, *RECEIPTS]:
+        if not golden(name).exists():
+            golden(name).write_bytes(packed(name))
+
+
+if __name__ == "__main__":
+    main()
