@@ -44,6 +44,7 @@ fetch_kafka() {
     [ -f "$pom" ] || return 0
     if [ -f "$stamp" ] && cmp -s "$pom" "$stamp"; then return 0; fi
     say "fetching Kafka's jars"
+    rm -rf .tools/kafka-libs
     mkdir -p .tools/kafka-libs
     mvn --quiet --batch-mode --file "$pom" dependency:copy-dependencies -DoutputDirectory="$PWD/.tools/kafka-libs"
     cp "$pom" "$stamp"
