@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any, TypeVar
 
-from aiokafka import TopicPartition
+from aiokafka import AIOKafkaConsumer, TopicPartition
 from aiokafka import errors as kafka
 from aiokafka.admin import AIOKafkaAdminClient, NewTopic, RecordsToDelete
 from aiokafka.admin.config_resource import ConfigResource, ConfigResourceType
@@ -27,6 +27,8 @@ class Admin:
     def __init__(self, servers: Sequence[str], patience: float) -> None:
         self.servers = tuple(servers)
         self._patience = patience
+        self._asker: Any = None
+        self._asking = asyncio.Lock()
         self._client = AIOKafkaAdminClient(bootstrap_servers=list(servers), request_timeout_ms=REQUEST_MS)
 
     @classmethod
@@ -104,6 +106,39 @@ class Admin:
 
         return await self._ask("(cluster)", once)
 
+    async def ends(self, partition: TopicPartition) -> tuple[int, int]:
+        """(begin, end) of `partition`.  By a consumer of its own: one that fetches answers nothing else meanwhile."""
+        async with self._asking:
+            if self._asker is None:
+                self._asker = await self.consumer()
+        asker = self._asker
+
+        async def once() -> tuple[int, int]:
+            begin, end = await asyncio.gather(asker.beginning_offsets([partition]), asker.end_offsets([partition]))
+            return int(begin[partition]), int(end[partition])
+
+        return await self._ask(partition.topic, once)
+
+    async def consumer(self, **options: Any) -> Any:
+        """A started consumer, of no group and at no offset.  Raises Transient when the cluster is away."""
+        made = AIOKafkaConsumer(
+            bootstrap_servers=list(self.servers),
+            group_id=None,
+            enable_auto_commit=False,
+            auto_offset_reset="none",
+            request_timeout_ms=REQUEST_MS,
+            **options,
+        )
+        try:
+            async with asyncio.timeout(self._patience):
+                await made.start()
+        except BaseException as why:
+            await made.stop()
+            if isinstance(why, (TimeoutError, kafka.KafkaError)):
+                raise await self.unreachable(str(why)) from why
+            raise
+        return made
+
     async def trim(self, topic: str, offset: int) -> None:
         """Let go of all below `offset`; nothing happens when it is gone already.  Raises OffsetOutOfRangeError (of
         aiokafka) above the end."""
@@ -131,6 +166,9 @@ class Admin:
 
     async def close(self) -> None:
         """Repeatable."""
+        asker, self._asker = self._asker, None
+        if asker is not None:
+            await asker.stop()
         await self._client.close()
 
 

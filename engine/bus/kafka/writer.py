@@ -17,8 +17,8 @@ from engine.bus.kafka.admin import REQUEST_MS, Admin
 RECORD_LIMIT = settings.BATCH - 1024
 """Most bytes in one record: with its frame it must fit into one batch."""
 _WAITING = 2
-"""Batches given to the producer: one on its way, as it sends only one at a time, and one ready behind it.  With the
-one that fills here, 6 MiB are outstanding; 32 MiB were no faster (measured)."""
+"""Batches given to the producer: one on its way, as it sends only one at a time, and one ready behind it.  More would
+only wait; with the one that fills here at most 6 MiB are outstanding."""
 
 
 class Writer:
