@@ -51,7 +51,7 @@ class Reader:
                 at = self._find(offset)
                 got, position = segments.take(self._fd, at.position, offset, state.end, limit)
         except Torn as torn:
-            raise self._damaged(offset, torn.position, torn.reason) from torn
+            raise self._blame(offset, torn) from torn
         self._at = Mark(offset + len(got), at.segment, position)
         if not got:
             self._step_over(offset, position)
@@ -92,6 +92,17 @@ class Reader:
         if self._fd >= 0:
             os.close(self._fd)
         self._fd, self._segment, self._at = -1, -1, None
+
+    def _blame(self, offset: int, torn: Torn) -> errors.FerryError:
+        """Which record is damaged: `offset`, or one before it whose length led astray."""
+        at = self._index.before(offset)
+        while at is not None and at.offset < offset:
+            try:
+                position = segments.step(self._fd, at.position, at.offset, verified=True)
+            except Torn as earlier:
+                return self._damaged(at.offset, earlier.position, earlier.reason)
+            at = Mark(at.offset + 1, at.segment, position)
+        return self._damaged(offset, torn.position, torn.reason)
 
     def _damaged(self, offset: int, position: int, reason: str) -> errors.FerryError:
         file = segments.path(self._directory, self._segment)
