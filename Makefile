@@ -32,7 +32,7 @@ format: $(VENV)/.dev
 
 types: $(VENV)/.dev
 	$(BIN)/mypy
-	$(BIN)/mypy examples tools tests/support
+	$(BIN)/mypy examples tests tools
 
 contracts: $(VENV)/.dev
 	$(BIN)/lint-imports --no-cache
