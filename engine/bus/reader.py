@@ -75,7 +75,7 @@ class Reader:
         """The segment ends here and the log does not: the next segment begins with this very record."""
         mark = self._index.before(offset)
         if mark is None or mark.offset != offset or mark.segment != offset:
-            raise self._damaged(offset, position, "the file ends before it")
+            raise self._blame(offset, Torn(position, "the file ends before it"))
         self._at = mark
 
     def _open(self, segment: int, offset: int) -> None:

@@ -122,10 +122,9 @@ async def test_a_flipped_bit_anywhere_in_a_record_is_damage_by_file_byte_and_off
         assert [entry.data for entry in await log.read(0, 1 << 20, 0)] == RECORDS[:2]
         with pytest.raises(errors.Damaged, match=rf"{_segment(home)} byte {begins}: record 2 of {TOPIC}"):
             await log.read(2, 1 << 20, 0)
-        try:
-            assert (await log.read(3, 1, 0))[0].data == RECORDS[3]
-        except errors.Damaged as why:  # the length was hit: then the way to record 3 is lost, and that is said
-            assert f"byte {begins}: record 2 of" in str(why)
+        if at < begins + 4:  # the length: then the way to record 3 is lost, and that is said
+            with pytest.raises(errors.Damaged, match=rf"{_segment(home)} byte {begins}: record 2 of {TOPIC}"):
+                await log.read(3, 1, 0)
         await bus.close()
         whole[at] ^= 0x10
 
