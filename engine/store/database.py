@@ -1,0 +1,110 @@
+"""A SQLite file of ours: opened durable, its version and integrity checked first, its troubles named.
+
+WAL and synchronous=FULL: a transaction is on the medium when it returns.  Readers in other processes never block us.
+"""
+
+from __future__ import annotations
+
+import os
+import sqlite3
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import sqlite_utils
+
+from engine import errors, linux
+
+VERSION = 1
+_BUSY_SECONDS = 10.0
+_SIDES = ("", "-wal", "-shm")
+_DAMAGE = {sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_ERROR}
+_HELD = {sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED}
+
+
+class Newer(errors.Damaged):
+    """A file that a newer vmferry wrote.  It is left untouched, and never set aside."""
+
+
+@contextmanager
+def named(path: Path) -> Iterator[None]:
+    """What SQLite and the system say inside is raised as ours, naming `path`."""
+    try:
+        yield
+    except sqlite3.Error as why:
+        raise _of_sqlite(path, why) from why
+    except OSError as why:
+        raise linux.failure(why, str(path), "open it", opening=True) from why
+
+
+def _of_sqlite(path: Path, why: sqlite3.Error) -> errors.FerryError:
+    code = getattr(why, "sqlite_errorcode", sqlite3.SQLITE_ERROR) & 0xFF
+    if code == sqlite3.SQLITE_FULL:
+        free = linux.free_bytes(str(path)) or 0
+        return errors.Full(f"{path}: no space left ({free:,} bytes free); free some, then start again")
+    if code in _HELD:
+        return errors.InUse(f"{path}: another process holds it for more than {_BUSY_SECONDS:.0f} s ({why})")
+    if code in _DAMAGE:
+        return errors.Damaged(f"{path}: {why}")
+    return errors.DeviceFailed(f"{path}: {why}")
+
+
+def open_database(path: Path, schema: str) -> sqlite_utils.Database:
+    """The file at `path`, made with `schema` when it is not there.
+
+    Raises Newer for a later version's file, which is only read; Damaged when it is not whole; DeviceFailed, Full.
+    """
+    with named(path):
+        if path.exists() and path.stat().st_size:
+            _check(path)
+        db = sqlite_utils.Database(_connect(path, "rwc"), execute_plugins=False)
+        try:
+            db.execute("PRAGMA journal_mode=WAL")
+            db.execute("PRAGMA synchronous=FULL")
+            if not db.execute("PRAGMA user_version").fetchone()[0]:
+                _create(db, schema)
+                linux.sync_directory(str(path))
+        except BaseException:
+            db.close()
+            raise
+    return db
+
+
+def _connect(path: Path, mode: str) -> sqlite3.Connection:
+    uri = f"{path.absolute().as_uri()}?mode={mode}"
+    return sqlite3.connect(uri, uri=True, timeout=_BUSY_SECONDS, isolation_level=None)
+
+
+def _check(path: Path) -> None:
+    """Read only: a newer file must stay as it is, and a damaged one is evidence."""
+    connection = _connect(path, "ro")
+    try:
+        found = connection.execute("PRAGMA user_version").fetchone()[0]
+        if found > VERSION:
+            raise Newer(
+                f"{path} is of version {found}, and this vmferry knows {VERSION}: upgrade it. Nothing was touched"
+            )
+        (health,) = connection.execute("PRAGMA quick_check(1)").fetchone()
+        if health != "ok":
+            raise errors.Damaged(f"{path} is not whole: {health}")
+    finally:
+        connection.close()
+
+
+def _create(db: sqlite_utils.Database, schema: str) -> None:
+    """All tables and the version, or nothing."""
+    with db.atomic():
+        for statement in filter(None, map(str.strip, schema.split(";"))):
+            db.execute(statement)
+        db.execute(f"PRAGMA user_version = {VERSION}")
+
+
+def set_aside(path: Path) -> Path:
+    """Move a damaged file, with its WAL, to the first free PATH.damaged-N: never deleted.  Gives the new name."""
+    number = next(n for n in range(1, 1 << 20) if not Path(f"{path}.damaged-{n}").exists())
+    goal = Path(f"{path}.damaged-{number}")
+    for side in reversed(_SIDES):
+        if os.path.exists(f"{path}{side}"):
+            os.rename(f"{path}{side}", f"{goal}{side}")
+    linux.sync_directory(str(path))
+    return goal
