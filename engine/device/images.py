@@ -1,0 +1,228 @@
+"""From what a user names, a path or a URL, to an opened BlockDevice.
+
+    /path, file:/path                   raw: RawDevice; any other format: through a qemu-nbd of our own
+    nbd+unix:///export?socket=/path     an NBD server that runs already
+    nbd://host[:port]/export            the same over TCP, in the clear
+
+A format is never guessed from bytes alone: a guest writes the first bytes of its raw disk, and a qcow2 header there
+that names /etc/shadow as its backing file would be obeyed.  So it is what the caller says; or what the magic number
+says when the extension, which no guest can write, agrees (`FORMATS`); else raw.  The same holds for backing files: an
+image that does not name the format of its backing file is refused, as libvirt does.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import os
+import subprocess
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from urllib.parse import parse_qs, unquote, urlsplit
+
+from engine import errors, linux
+from engine.device import blocking
+from engine.device.nbd import NbdDevice
+from engine.device.raw import RawDevice
+from engine.nbd import client, qemu
+from engine.ports import BlockDevice, Offload
+
+RAW = "raw"
+
+FORMATS = {
+    ".luks": ("luks", ((0, b"LUKS\xba\xbe"),)),
+    ".qcow": ("qcow", ((0, b"QFI\xfb\0\0\0\x01"),)),
+    ".qcow2": ("qcow2", ((0, b"QFI\xfb\0\0\0\x02"), (0, b"QFI\xfb\0\0\0\x03"))),
+    ".vdi": ("vdi", ((64, b"\x7f\x10\xda\xbe"),)),
+    ".vhdx": ("vhdx", ((0, b"vhdxfile"),)),
+    ".vmdk": ("vmdk", ((0, b"KDMV"), (0, b"COWD"), (0, b"# Disk DescriptorFile"))),
+}
+"""extension -> (QEMU's driver, (offset, magic) of which one must be there)."""
+
+CREATED = ("luks", "qcow2", RAW)
+"""Formats that a new target may have."""
+
+SECTOR = 512
+"""QEMU's formats hold whole sectors."""
+
+
+@dataclass(frozen=True, slots=True)
+class Description:
+    """What an image is, without opening its contents: sizes in bytes, `allocated` None where it is not known."""
+
+    format: str
+    size: int
+    allocated: int | None
+    note: str = ""
+    """One sentence when what it looks like is not what it is taken for."""
+
+
+@dataclass(frozen=True, slots=True)
+class Remote:
+    """An NBD URL, taken apart."""
+
+    place: client.Place
+    export: str
+
+
+def parse(spec: str) -> str | Remote:
+    """A path, or an NBD server's place.  Raises Usage for a URL of no known kind."""
+    url = urlsplit(spec)
+    if url.scheme == "file" and url.netloc in ("", "localhost"):
+        return unquote(url.path)
+    if url.scheme == "nbd+unix":
+        socket = parse_qs(url.query).get("socket", [""])[0]
+        if not socket:
+            raise errors.Usage(f"{spec}: names no socket; write nbd+unix:///EXPORT?socket=/PATH")
+        return Remote(client.Place(socket=socket), unquote(url.path[1:]))
+    if url.scheme == "nbd" and url.hostname:
+        return Remote(client.Place(host=url.hostname, port=url.port or 10809), unquote(url.path[1:]))
+    if "://" in spec or url.scheme in ("file", "nbd", "nbds"):
+        raise errors.Usage(f"{spec}: neither a path nor a URL of kind file:, nbd+unix: or nbd:")
+    return spec
+
+
+def detect(path: str) -> str:
+    """The format of an existing image, when its extension and its magic number agree; else raw.
+
+    Raises NotFound, Usage (permissions), DeviceFailed.
+    """
+    name, magics = FORMATS.get(Path(path).suffix.lower(), (RAW, ()))
+    if not magics:
+        return RAW
+    try:
+        with open(path, "rb") as image:
+            head = image.read(4096)
+    except OSError as error:
+        raise linux.failure(error, path, "open it", opening=True) from error
+    return name if any(head.startswith(magic, offset) for offset, magic in magics) else RAW
+
+
+def _info(image: qemu.Image) -> dict[str, Any]:
+    """`qemu-img info`, which reads headers only; without its lock, since nothing is relied on that a writer changes."""
+    command = [qemu.program("qemu-img"), "info", "--force-share", "--output=json", image.filename()]
+    ended = subprocess.run(command, capture_output=True, text=True, check=False)
+    if ended.returncode:
+        said = ended.stderr.strip().splitlines()[:1]
+        raise errors.Usage(f"{image.path}: not an image of format {image.format}: {' '.join(said)}")
+    found: dict[str, Any] = json.loads(ended.stdout)
+    return found
+
+
+def _check(path: str, found: dict[str, Any]) -> str:
+    """The kind of encryption of an image, or nothing.  Raises Usage for a backing file that would be probed."""
+    backing = found.get("backing-filename")
+    if backing and not found.get("backing-filename-format"):
+        raise errors.Usage(
+            f"{path}: it does not name the format of its backing file, and a guest could have chosen what QEMU would"
+            f" guess; `qemu-img rebase -u -F FORMAT -b {backing} {path}`"
+        )
+    data = found.get("format-specific", {}).get("data", {})
+    return str(data.get("encrypt", {}).get("format", "aes")) if found.get("encrypted") else ""
+
+
+def _served(path: str, kind: str, writable: bool, secret_file: str, force_share: bool) -> qemu.Image:
+    """The image as qemu-nbd is told of it.  Raises Usage where secret and encryption do not go together, NotFound."""
+    encryption = _check(path, _info(qemu.Image(path, kind)))
+    if encryption and not secret_file:
+        raise errors.Usage(
+            f"{path}: it is encrypted; name the file that holds its secret, or replicate it as it lies with format raw"
+        )
+    if secret_file and not encryption:
+        raise errors.Usage(f"{path}: it is not encrypted ({kind}); leave out the secret file")
+    if secret_file and not os.path.isfile(secret_file):
+        raise errors.NotFound(f"{secret_file}: no such secret file")
+    return qemu.Image(path, kind, writable, encryption, secret_file, force_share and not writable)
+
+
+def _create(path: str, kind: str, size: int, secret_file: str) -> None:
+    """A new image by qemu-img.  Raises Usage when something is there; leaves nothing when it fails."""
+    if kind not in CREATED or size % SECTOR:
+        raise errors.Usage(
+            f"{path}: cannot make {size:,} bytes of {kind}: new images are {', '.join(CREATED)}, and all but raw hold"
+            f" multiples of {SECTOR} bytes"
+        )
+    os.close(blocking.create(path, 0))
+    command = [qemu.program("qemu-img"), "create", "-q", "-f", kind]
+    if secret_file:
+        prefix = "" if kind == "luks" else "encrypt.format=luks,encrypt."
+        command += [*qemu.secret_object(secret_file), "-o", f"{prefix}key-secret={qemu.SECRET}"]
+    ended = subprocess.run([*command, f"file:{path}", str(size)], capture_output=True, text=True, check=False)
+    if ended.returncode:
+        os.unlink(path)
+        said = ended.stderr.strip().splitlines()[:1]
+        raise errors.Usage(f"{path}: cannot make {size:,} bytes of {kind}: {' '.join(said)}")
+    linux.sync_directory(path)
+
+
+async def open_image(
+    spec: str,
+    writable: bool,
+    *,
+    format: str | None = None,
+    secret_file: str = "",
+    create_size: int | None = None,
+    force_share: bool = False,
+    offload: Offload = asyncio.to_thread,
+) -> BlockDevice:
+    """Open what `spec` names; with `create_size` make it first, of that many bytes, where nothing may be yet.
+
+    `format` is explicit or as this module's docstring says; a new image has that of its extension.  `force_share` reads
+    a source that something else has open to write, and makes cuts of consistency none.
+    Raises NotFound, Usage, InUse, Full, Unsafe, Transient (an NBD server that is away), DeviceFailed.
+    """
+    place = parse(spec)
+    if isinstance(place, Remote):
+        if format or secret_file or create_size is not None:
+            raise errors.Usage(f"{spec}: format, secret and creation are for the server that exports it")
+        return await NbdDevice.connect(place.place, place.export, writable, spec)
+    kind = format or await offload(_kind, place, create_size is not None)
+    if kind == RAW:
+        if secret_file:
+            raise errors.Usage(f"{place}: a raw image has no secret; name its format, such as luks")
+        return await RawDevice.open(place, writable, create_size, offload, lock=not force_share)
+    if create_size is not None:
+        await offload(_create, place, kind, create_size, secret_file)
+    try:
+        image = await offload(_served, place, kind, writable, secret_file, force_share)
+        return await NbdDevice.serve(image)
+    except errors.FerryError:
+        if create_size is not None:
+            with contextlib.suppress(FileNotFoundError):
+                await offload(os.unlink, place)
+        raise
+
+
+def _kind(path: str, new: bool) -> str:
+    if new:
+        return FORMATS.get(Path(path).suffix.lower(), (RAW,))[0]
+    return detect(path)
+
+
+async def describe(spec: str, *, format: str | None = None, offload: Offload = asyncio.to_thread) -> Description:
+    """What `spec` is, without its lock and without its secret.  Raises as `open_image`, never InUse."""
+    place = parse(spec)
+    if isinstance(place, Remote):
+        device = await NbdDevice.connect(place.place, place.export, False, spec)
+        await device.close()
+        return Description("nbd", device.size, None)
+    found: Description = await offload(_describe, place, format)
+    return found
+
+
+def _describe(path: str, format: str | None) -> Description:
+    kind = format or detect(path)
+    if kind != RAW:
+        found = _info(qemu.Image(path, kind))
+        return Description(kind, found["virtual-size"], found.get("actual-size"))
+    fd, device = blocking.open_existing(path, writable=False)
+    try:
+        size, allocated = blocking.measure(fd), None if device else os.fstat(fd).st_blocks * 512
+        head = os.pread(fd, 4096, 0)
+    finally:
+        os.close(fd)
+    looks = [name for name, magics in FORMATS.values() if any(head.startswith(magic, at) for at, magic in magics)]
+    note = f"it begins like {looks[0]} and is taken as raw; name the format if it is one" if looks else ""
+    return Description(RAW, size, allocated, "" if format else note)
