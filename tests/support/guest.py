@@ -161,8 +161,7 @@ def _initrd() -> Path:
 
 def _module_files() -> Iterator[tuple[str, bytes]]:
     """(name, plain content) of each module that is not built in, in the order in which they can be loaded."""
-    folder = next((_home() / "lib" / "modules").iterdir())
-    found = {_module_name(path): path for path in folder.rglob("*.ko*")}
+    found = {_module_name(path): path for path in _home().rglob("*.ko*")}  # lib/modules, or usr/lib/modules
     wanted: dict[str, bytes] = {}
 
     def take(module: str) -> None:
