@@ -7,6 +7,7 @@ is said on the bus that is not in that transaction.
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -31,6 +32,8 @@ class Settings:
     "How much is read between two words to the source about it: bounds its in-flight window from below."
     keep: int = 16
     "Usable epochs that can be rewound to; older pre-images are let go."
+    remind: float = 5.0
+    "Seconds after which a held replica says again why, while epochs go by."
     undo_quota: int = 0
     "Bytes that pre-images of kept epochs may take; the oldest epochs are let go first. 0: no bound."
 
@@ -75,6 +78,7 @@ class Replay:
         self._waiting: list[Waiting] = []
         self._said: list[bytes] = []
         self._unreported = 0
+        self._refused_at = 0.0
         self._last_read: Address | None = None
 
     def _fresh(self) -> replica.Replica:
@@ -156,6 +160,8 @@ class Replay:
                 self._answer(address, question)
             case replica.Refuse(receipt, hold):
                 await self._refuse(receipt, hold)
+            case replica.Skip() if address.attempt == self.replica.fence and isinstance(event, events.Open):
+                await self._still_held(address)
 
     async def _flush_changes(self) -> None:
         changes, self._changes = self._changes, []
@@ -198,13 +204,25 @@ class Replay:
             await self._abandon()
             await self.settle()
             log.warning("%s at %s: %s", type(receipt).__name__, receipt.refused, getattr(receipt, "reason", ""))
+        await self._say_refusal(receipt)
+
+    async def _say_refusal(self, receipt: receipts.Gap | receipts.Diverged | receipts.Fenced) -> None:
+        self._refused_at = asyncio.get_running_loop().time()
         self._commit((replica.with_position(receipt, self.state.position),))
         await self._publish()
+
+    async def _still_held(self, address: Address) -> None:
+        """Say once more, now and then, that we are held while epochs go by: the first word may have been lost."""
+        loop = asyncio.get_running_loop()
+        if self.replica.held is not None and loop.time() - self._refused_at > self.settings.remind:
+            await self._say_refusal(receipts.Gap(address.seal, self.state.position, self.replica.held))
 
     def _answer(self, address: Address, question: events.Asked) -> None:
         if question.replica != self.state.replica or question.volume >= len(self.target.leaves):
             return
         leaves = self.target.leaves[question.volume]
+        if question.level > leaves.tree.height or question.first >= leaves.tree.width(question.level):
+            return  # asked of a state that was lost since: the source hears our new answer and starts again
         nodes = leaves.nodes(question.level, question.first, question.count)
         sender = receipts.Sender(self.state.replica, self.state.nonce, 0)
         self._said.append(wire.pack_receipt(self.stream, address, sender, receipts.Nodes(question.request, nodes)))
@@ -214,6 +232,7 @@ class Replay:
     async def settle(self) -> None:
         """Make sealed epochs ours: medium, then position, then word of it, in this order and no other."""
         if not self._waiting:
+            await self._confirm_restored()
             return
         waiting = list(self._waiting)
         last = waiting[-1]
@@ -245,6 +264,12 @@ class Replay:
         # 6. Let go of pre-images that no kept epoch needs: never before step 3, never at or beyond the position.
         self._trim()
 
+    async def _confirm_restored(self) -> None:
+        """What was taken back is on the medium too.  A Divergence here ends the run: recovery takes it back again."""
+        if self.target.restored:
+            await self.target.flush()
+            await self.target.read_back([])
+
     async def _verified(self, waiting: Sequence[Waiting]) -> bool | None:
         """Read back and compare; True when both sides' roots are known and equal; None when it all was taken back."""
         last = waiting[-1].position
@@ -266,11 +291,11 @@ class Replay:
         state = self.state
         self.target.restored.clear()
         await self.target.restore(state.undo_end, state.position.volumes)
+        await self._confirm_restored()
         self.replica.back_to(state.position)
         self.replica.hold(reason)
-        self._commit((receipts.Diverged(refused.seal, state.position, reason),))
         log.error("diverged at %s: %s", refused.seal, reason)
-        await self._publish()
+        await self._say_refusal(receipts.Diverged(refused.seal, state.position, reason))
 
     def _commit(
         self,

@@ -109,8 +109,10 @@ class Comparison:
     async def _volume(self, index: int, known: VolumeMap, claim: receipts.Claim) -> None:
         tree = known.leaves.tree_of(claim.size)
         blocks = tree.volume.blocks
-        if known.volume.blocks > blocks:
-            known.doubt(blocks, known.volume.blocks - blocks)
+        if claim.size != known.volume.size:
+            # What changes its length is claimed no more once the replica follows the size: it has to travel.
+            first = min(claim.size, known.volume.size) // known.volume.block_size
+            known.doubt(first, known.volume.blocks - first)
         if not blocks:
             return
         level, runs = tree.height, [(0, 1)]
@@ -120,8 +122,9 @@ class Comparison:
                 for at in range(first, first + count, _NODES):
                     size = min(_NODES, first + count - at)
                     theirs = await self._ask(self._replica, index, level, at, size)
-                    for node, one in enumerate(theirs, at):
-                        below += self._differs(known, tree.nodes(level, node, 1)[0], one, level, node, blocks)
+                    for node, ours in enumerate(tree.nodes(level, at, size)):
+                        one = theirs[node] if node < len(theirs) else b""
+                        below += self._differs(known, ours, one, level, at + node, blocks)
             step = min(_STEP, level)
             level -= step
             runs = _spread(below, step, tree.width(level)) if below else []

@@ -1,8 +1,8 @@
 """The source's main loop: cuts become epochs, epochs go to the bus, receipts are heard.
 
 Order of effects for one epoch: its events are appended; what it changes in the map is staged, durably; its seal is
-appended; the bus makes it durable; the map changes; the state says so.  A crash anywhere leaves a stage whose seal is
-in the log, and is adopted, or is not, and is void.
+appended; the bus makes it durable; the state counts it; the map changes; the stage is emptied.  A crash anywhere
+leaves a stage that is counted, and is applied again; or whose seal is in the log, and is adopted; or is void.
 """
 
 from __future__ import annotations
@@ -110,7 +110,7 @@ class Shipper:
         "No epoch was sealed since the last `Started`."
         self._welcome: frozenset[tuple[bytes, bytes]] | None = None
         "(chain, nonce) of the answers that were compared; None while answers are being heard."
-        self._started_with = self.state.chain
+        self._started_with: Chain | None = None
         self._answered: dict[bytes, receipts.Answered] = {}
         self._wants_start: dict[bytes, str] = {}
         self._fenced: Attempt | None = None
@@ -161,11 +161,13 @@ class Shipper:
         highest = max([self.state.highest, seen.highest, *(one.highest for one in answers.values())])
         peers = tuple(dict.fromkeys((*self.state.peers, *answers)))
         self._keep(replace(self.state, highest=highest, peers=peers))
-        await self._resync(answers)
+        # From here on an answer is late: it was not compared, and fits only if it is like one that was.
         others = [events.Fit(one.position.chain, one.nonce) for one in answers.values()]
+        self._welcome = frozenset((bytes(fit.chain), fit.nonce) for fit in others)
+        self._started_with = None
+        await self._resync(answers)
         self._fits = (events.Fit(self.state.chain), *others)
         self._started_with = self.state.chain
-        self._welcome = frozenset((bytes(fit.chain), fit.nonce) for fit in others)
         return True
 
     def _keep(self, state: SourceState) -> None:
@@ -189,13 +191,17 @@ class Shipper:
                 one.baseline()
             self.map.sync()
             self._keep(replace(self.state, volumes=volumes))
-        adopted, offset = handshake.adopt(self._stage.load(), seen)
-        for staged in adopted:
-            self.map.apply(staged)
+        entries = self._stage.load()
+        # What the state already counts may have changed the map in part: it is brought to its end whatever the log
+        # holds now (its tail may have been lost since).  Of the rest, what is sealed in the log counts from here on.
+        counted = [one for one in entries if one.seal.epoch <= self.state.epoch]
+        adopted, offset = handshake.adopt(entries[len(counted) :], seen)
         if adopted:
-            self.map.sync()
             last = adopted[-1]
             self._keep(replace(self.state, chain=last.chain, epoch=last.seal.epoch, offset=offset))
+        for staged in counted + adopted:
+            self.map.apply(staged)
+        self.map.sync()
         self._stage.clear()
         await self._follow(volumes)
 
@@ -232,7 +238,7 @@ class Shipper:
                 again = loop.time() + self.settings.repeat
         for replica in expected - self._answered.keys():
             log.warning("replica %s did not answer within %.0f s", replica.hex()[:8], self.settings.answer)
-        return self._answered
+        return dict(self._answered)
 
     async def _resync(self, answers: dict[bytes, receipts.Answered]) -> None:
         """Mark as unsure whatever some answering replica does not provably have."""
@@ -294,7 +300,7 @@ class Shipper:
         why = ""
         for tries in range(_TRIES):
             try:
-                return await self._ship_once(always or self._first)
+                return await self._ship_once(always or self._first or self._last_cut is Cut.NONE)
             except Restart as restart:
                 why = str(restart)
                 log.warning("starting again: %s", why)
@@ -430,15 +436,13 @@ class Shipper:
         return tuple(one.expect([staged], index) for index, one in enumerate(self.map.volumes))
 
     async def _committed(self, staged: Staged) -> None:
-        """The seal is durable on the bus: only now does the map change, and then the state."""
+        """The seal is durable on the bus: only now does the state count it, and then the map changes."""
         end = await self._log.sync()
+        # A crash before this: the seal is looked for in the log.  After it: the stage is applied without asking, so
+        # that a map that has begun to change always gets to the end of it, even when the log loses its tail.
+        self._keep(replace(self.state, chain=staged.chain, epoch=staged.seal.epoch, offset=end))
         await self._offload(self.map.apply, staged)
         await self._offload(self.map.sync)
-        number = max(self.state.highest, staged.seal.epoch)
-        self._keep(
-            replace(self.state, chain=staged.chain, epoch=staged.seal.epoch, offset=end, highest=number)
-        )
-        # A crash before this: the stage is applied once more, which changes nothing.
         await self._offload(self._stage.clear)
 
     async def _settle_commit(self) -> None:
@@ -469,11 +473,11 @@ class Shipper:
             try:
                 frame = wire.unpack(entry.data)
                 if frame.stream == self.state.stream:
-                    self._take(*wire.receipt(frame.kind, envelope.body(frame)))
+                    self._take(frame.address, *wire.receipt(frame.kind, envelope.body(frame)))
             except schema_errors.SchemaError as why:
                 log.warning("a receipt at offset %d cannot be read: %s", entry.offset, why)
 
-    def _take(self, sender: receipts.Sender, receipt: receipts.Receipt) -> None:
+    def _take(self, about: Address, sender: receipts.Sender, receipt: receipts.Receipt) -> None:
         peer = self.peers.setdefault(sender.replica, Peer(sender.replica))
         peer.nonce, peer.heard = sender.incarnation, asyncio.get_running_loop().time()
         mine = self.state.attempt
@@ -482,7 +486,8 @@ class Shipper:
                 if receipt.attempt == mine:
                     self._take_answer(sender, peer, receipt)
             case receipts.Nodes(request, nodes):
-                self._nodes[request] = nodes
+                if about.attempt == mine:
+                    self._nodes[request] = nodes
             case receipts.Progress():
                 self._window.note(peer, mine, receipt)
                 peer.lapsed = False
@@ -524,14 +529,18 @@ class Shipper:
             raise Restart(f"replica {replica.hex()[:8]}: {reason}")
 
     async def drain(self, patience: float) -> bool:
-        """Wait until every replica has applied the last epoch; True when it has, False after `patience` seconds."""
+        """Wait until every replica has applied the last epoch; True when it has.
+
+        False after `patience` seconds, and when a replica wants a new start: `nudge`, or the next `ship`.
+        """
         loop = asyncio.get_running_loop()
         deadline = loop.time() + patience
         while loop.time() < deadline:
             if self.settled():
                 return True
             await self.hear(min(0.25, patience))
-            self._check()
+            if self._wants_start or self._fenced:
+                return False
         return self.settled()
 
     def settled(self) -> bool:
@@ -543,11 +552,22 @@ class Shipper:
 
     async def nudge(self) -> None:
         """The last epoch was not answered in time: seal an empty one, so that a lost tail is noticed."""
-        self._check()
+        if self._wants_start or self._first:
+            await self.ship()
+            return
         self._volumes = self.state.volumes
-        await self._seal(self._last_cut)
-        await self._settle_commit()
+        try:
+            await self._seal(self._last_cut)
+            await self._settle_commit()
+        except Restart as why:
+            log.warning("starting again: %s", why)
+            await self.start()
+            await self.ship()
 
-    def lagging(self) -> Sequence[Peer]:
-        """Replicas that have not applied the last epoch."""
-        return [peer for peer in self.peers.values() if peer.applied.chain != self.state.chain]
+    def lagging(self) -> Sequence[bytes]:
+        """Known replicas that have not said that they applied the last epoch: `nudge` them now and then.
+
+        Their last word may have been lost with a tail of the bus.
+        """
+        chain = self.state.chain
+        return [one for one in self.state.peers if one not in self.peers or self.peers[one].applied.chain != chain]

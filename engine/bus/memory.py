@@ -25,7 +25,7 @@ class Topic:
 
     begin: int = 0
     records: list[bytes] = field(default_factory=list)
-    waiters: set[asyncio.Event] = field(default_factory=set)
+    waiters: dict[asyncio.Event, None] = field(default_factory=dict)
 
     @property
     def end(self) -> int:
@@ -81,14 +81,14 @@ class MemoryLog:
 
     async def _wait(self, seconds: float) -> None:
         waiter = asyncio.Event()
-        self._topic.waiters.add(waiter)
+        self._topic.waiters[waiter] = None
         try:
             async with asyncio.timeout(seconds):
                 await waiter.wait()
         except TimeoutError:
             return
         finally:
-            self._topic.waiters.discard(waiter)
+            del self._topic.waiters[waiter]
 
     async def ends(self) -> tuple[int, int]:
         await self._gate("ends", self._name)

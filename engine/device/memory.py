@@ -21,7 +21,6 @@ class MemoryDevice:
         self._cache = bytearray(size)
         self._unflushed: list[tuple[int, bytes]] = []
         self._sector = sector
-        self._failed = False
         self.fixed = False
 
     @property
@@ -47,9 +46,12 @@ class MemoryDevice:
         await self.write(start, bytes(length))
 
     async def flush(self) -> None:
-        if self._failed:
-            raise errors.DeviceFailed("flush after a failed flush")
-        self._durable[:] = self._cache
+        for start, data in self._unflushed:
+            self._durable[start : start + len(data)] = data
+        self._unflushed.clear()
+
+    def fail_flush(self) -> None:
+        """A flush failed, and the system calls the lost pages clean: reads still show them, the medium lacks them."""
         self._unflushed.clear()
 
     async def extents(self, start: int, length: int) -> Sequence[Extent]:

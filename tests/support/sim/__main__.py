@@ -1,0 +1,49 @@
+"""`python -m tests.support.sim FIRST COUNT [--jobs N]`: run seeds, say which fail."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import sys
+import time
+import traceback
+from concurrent.futures import ProcessPoolExecutor
+
+from tests.support.sim.loop import run
+from tests.support.sim.world import World
+
+
+def one(seed: int) -> tuple[int, str, int]:
+    """Run a seed: (seed, what went wrong or nothing, epochs acknowledged)."""
+    logging.disable(logging.CRITICAL)
+    world = World(seed)
+    try:
+        run(world.live())
+    except BaseException:
+        return seed, traceback.format_exc(limit=-4) + world.describe(), world.oracle.applied
+    return seed, "", world.oracle.applied
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("first", type=int)
+    parser.add_argument("count", type=int)
+    parser.add_argument("--jobs", type=int, default=2)
+    parser.add_argument("--show", type=int, default=3)
+    options = parser.parse_args()
+    began, failed, applied = time.time(), [], 0
+    with ProcessPoolExecutor(options.jobs) as pool:
+        for seed, problem, epochs in pool.map(one, range(options.first, options.first + options.count), chunksize=20):
+            applied += epochs
+            if problem:
+                failed.append(seed)
+                if len(failed) <= options.show:
+                    print(f"seed {seed}:\n{problem}\n", flush=True)
+    seconds = time.time() - began
+    print(f"{options.count} seeds, {applied} epochs acknowledged, {len(failed)} failed, {seconds:.0f} s")
+    print("failed:", failed[:40])
+    return 1 if failed else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,139 @@
+"""What must be true, kept by the plainest means: whole contents in memory, applied event by event."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from engine import envelope
+from engine.store.replicas import Update
+from schemas import errors, events, wire
+from schemas.identity import SealId, Volume
+from schemas.receipts import Applied, Position
+
+
+class Violation(AssertionError):
+    """A promise was broken."""
+
+
+@dataclass
+class Content:
+    """Bytes of all volumes, and which of them a sealed epoch has ever written."""
+
+    volumes: list[bytearray] = field(default_factory=list)
+    covered: list[bytearray] = field(default_factory=list)
+
+    def copy(self) -> Content:
+        return Content([bytearray(one) for one in self.volumes], [bytearray(one) for one in self.covered])
+
+    def resize(self, volumes: tuple[Volume, ...]) -> None:
+        for index, volume in enumerate(volumes):
+            if index == len(self.volumes):
+                self.volumes.append(bytearray())
+                self.covered.append(bytearray())
+            for side in (self.volumes[index], self.covered[index]):
+                del side[volume.size :]
+                side.extend(bytes(volume.size - len(side)))
+
+    def apply(self, change: events.Written | events.Zeroed) -> None:
+        data = change.data if isinstance(change, events.Written) else bytes(change.length)
+        end = change.start + len(data)
+        self.volumes[change.volume][change.start : end] = data
+        self.covered[change.volume][change.start : end] = b"\1" * len(data)
+
+    @property
+    def whole(self) -> bool:
+        return all(0 not in one for one in self.covered)
+
+    def key(self) -> tuple[bytes, ...]:
+        return tuple(bytes(one) for one in self.volumes)
+
+
+class Oracle:
+    """Watches the bus and the replicas' stores."""
+
+    def __init__(self) -> None:
+        self.epochs: dict[SealId, dict[int, events.Event]] = {}
+        self.cuts: set[tuple[bytes, ...]] = set()
+        self.paths: dict[bytes, list[tuple[Position, Content]]] = {}
+        self.acknowledged: dict[bytes, Position] = {}
+        self.applied = 0
+
+    def said(self, record: bytes) -> None:
+        """A record became durable on the stream's topic or on that of the receipts."""
+        try:
+            frame = wire.unpack(record)
+        except errors.SchemaError:
+            return
+        if frame.kind >= wire.FIRST_RECEIPT:
+            sender, receipt = wire.receipt(frame.kind, envelope.body(frame))
+            if isinstance(receipt, Applied):
+                self._acknowledge(sender.replica, receipt.position)
+            return
+        event = wire.event(frame.kind, envelope.body(frame))
+        epoch = self.epochs.setdefault(frame.address.seal, {})
+        known = epoch.setdefault(frame.address.seq, event)
+        if isinstance(event, events.Open | events.Written | events.Zeroed) and known != event:
+            raise Violation(f"{frame.address} was said twice with different content")
+
+    def _acknowledge(self, replica: bytes, position: Position) -> None:
+        self.applied += 1
+        if not any(one.seal == position.seal for one, _ in self.paths.get(replica, [])):
+            if position.seal in self.rewound.get(replica, set()):
+                return
+            raise Violation(f"replica {replica!r} says it applied {position.seal} without being there")
+        before = self.acknowledged.get(replica)
+        if before is None or position.epoch > before.epoch:
+            self.acknowledged[replica] = position
+
+    rewound: dict[bytes, set[SealId]]
+
+    def fresh(self, replica: bytes) -> None:
+        """The replica starts with an empty store."""
+        self.paths[replica] = [(Position(), Content())]
+        self.acknowledged.pop(replica, None)
+        self.__dict__.setdefault("rewound", {}).setdefault(replica, set())
+
+    def committed(self, replica: bytes, update: Update) -> None:
+        """A replica's store took a transaction."""
+        path = self.paths[replica]
+        if update.rewound:
+            while path[-1][0].seal != update.state.position.seal:
+                self.rewound[replica].add(path[-1][0].seal)
+                path.pop()
+            acknowledged = self.acknowledged.get(replica)
+            if acknowledged is not None and acknowledged.seal in self.rewound[replica]:
+                self.acknowledged[replica] = path[-1][0]
+            return
+        for kept in update.keep:
+            content = path[-1][1].copy()
+            self._replay(content, kept.position)
+            path.append((kept.position, content))
+        if path[-1][0].seal != update.state.position.seal:
+            raise Violation(f"replica {replica!r} is at {update.state.position.seal}, its epochs say {path[-1][0].seal}")
+
+    def _replay(self, content: Content, position: Position) -> None:
+        epoch = self.epochs[position.seal]
+        for _, event in sorted(epoch.items()):
+            if isinstance(event, events.Open):
+                content.resize(event.volumes)
+            elif isinstance(event, events.Written | events.Zeroed):
+                content.apply(event)
+
+    def check(self, replica: bytes, position: Position, devices: list[bytes]) -> None:
+        """After recovery: the disk is what the position names, and everything acknowledged is in it."""
+        path = self.paths[replica]
+        if path[-1][0].seal != position.seal:
+            raise Violation(f"replica {replica!r} recovered to {position.seal}, its store says {path[-1][0].seal}")
+        content = path[-1][1]
+        for index, wanted in enumerate(content.volumes):
+            have = devices[index][: len(wanted)]
+            if len(have) != len(wanted):
+                raise Violation(f"volume {index} has {len(have)} bytes at {position.seal}, {len(wanted)} were sealed")
+            wrong = [at for at, covered in enumerate(content.covered[index]) if covered and have[at] != wanted[at]]
+            if wrong:
+                raise Violation(f"replica {replica!r} volume {index} differs from {position.seal} at bytes {wrong[:8]}")
+        acknowledged = self.acknowledged.get(replica)
+        if acknowledged is not None and not any(one.seal == acknowledged.seal for one, _ in path):
+            raise Violation(f"replica {replica!r} acknowledged {acknowledged.seal} and has lost it: {position.seal}")
+        if position.usable and (not content.whole or content.key() not in self.cuts):
+            raise Violation(f"replica {replica!r} calls {position.seal} usable: it is no cut of the source")

@@ -1,0 +1,433 @@
+"""A small world: one guest, one bus that forgets, one producer with its zombies, one or two replicas, and bad luck.
+
+The code under test is the real one; only devices, files, stores and the bus are of memory.  Everything follows from
+the seed.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import copy
+import random
+from collections.abc import Coroutine
+from dataclasses import dataclass, field
+from typing import Any
+
+from consumers.block import Target
+from consumers.reader import Reader
+from consumers.replay import Replay
+from consumers.replay import Settings as ReplaySettings
+from engine import errors
+from engine.bus.memory import MemoryBus, Topic
+from engine.device.memory import MemoryDevice
+from engine.store import replicas
+from engine.store.blockmap import BlockMap, MapFiles, VolumeMap
+from engine.store.leaves import Leaves
+from engine.store.memory import MemoryFile
+from engine.store.sources import MemorySourceStore, SourceState
+from engine.store.stage import Stage
+from engine.store.undo import UndoLog
+from producers.ship import Settings as ShipSettings
+from producers.ship import Shipper
+from schemas.identity import Cut, Volume
+from tests.support.sim.oracle import Oracle, Violation
+from tests.support.sim.process import Crash, Faults, Process, SimDevice, SimFile, SimReplicaStore, SimSourceStore
+
+BLOCK = 32
+SECTOR = 8
+STREAM = b"sim-stream-00001"
+
+
+@dataclass
+class Plan:
+    """What a seed is made to go through."""
+
+    roots: bool = True
+    replicas: int = 1
+    volumes: int = 2
+    ticks: int = 12
+    crashes: float = 0.5
+    power: float = 0.5
+    zombies: float = 0.1
+    lost_tails: float = 0.1
+    duplicates: float = 0.1
+    rewinds: float = 0.1
+    resizes: float = 0.1
+    restores: float = 0.05
+    lost_stores: float = 0.03
+    drop: float = 0.0
+    fail_flush: float = 0.0
+    transient: float = 0.0
+    late: float = 0.5
+
+    @classmethod
+    def of(cls, chance: random.Random) -> Plan:
+        """A plan at random; half of them without roots."""
+        some = chance.choice
+        return cls(
+            roots=chance.random() < 0.5, replicas=some([1, 1, 2]), volumes=some([1, 2]), ticks=some([6, 10, 16]),
+            crashes=some([0.2, 0.6, 0.9]), power=some([0.0, 0.5, 1.0]), zombies=some([0.0, 0.2]),
+            lost_tails=some([0.0, 0.2]), duplicates=some([0.0, 0.2]), rewinds=some([0.0, 0.2]),
+            resizes=some([0.0, 0.2]), restores=some([0.0, 0.1]), lost_stores=some([0.0, 0.0, 0.1]),
+            drop=some([0.0, 0.0, 0.0, 0.02]), fail_flush=some([0.0, 0.0, 0.05]), transient=some([0.0, 0.02]),
+        )  # fmt: skip
+
+
+class Guest:
+    """The source: disks that change between passes, and sometimes within one."""
+
+    def __init__(self, world: World) -> None:
+        self._world = world
+        self.disks = [MemoryDevice(world.chance.randrange(1, 10 * BLOCK), SECTOR) for _ in range(world.plan.volumes)]
+        self.changes = 0
+
+    def key(self) -> tuple[bytes, ...]:
+        return tuple(disk.content() for disk in self.disks)
+
+    async def change(self) -> None:
+        chance = self._world.chance
+        self.changes += 1
+        for _ in range(chance.randrange(1, 4)):
+            disk = chance.choice(self.disks)
+            if chance.random() < self._world.plan.resizes:
+                await disk.resize(chance.randrange(1, 12 * BLOCK))
+            length = chance.randrange(1, min(disk.size, 3 * BLOCK) + 1)
+            start = chance.randrange(0, disk.size - length + 1)
+            data = bytes(length) if chance.random() < 0.3 else chance.randbytes(length)
+            await disk.write(start, data)
+
+
+class GuestSource:
+    """The guest as a producer reads it."""
+
+    def __init__(self, guest: Guest, oracle: Oracle, process: Process) -> None:
+        self._guest, self._oracle = guest, oracle
+        self.devices = [SimDevice(disk, process, Faults(process.chance)) for disk in guest.disks]
+        self._began = 0
+
+    async def begin(self) -> tuple[Volume, ...]:
+        self._began = self._guest.changes
+        self._oracle.cuts.add(self._guest.key())
+        return tuple(Volume(f"vd{at}", disk.size, BLOCK) for at, disk in enumerate(self._guest.disks))
+
+    async def cut(self) -> Cut:
+        return Cut.CRASH if self._began == self._guest.changes else Cut.NONE
+
+    async def end(self) -> None:
+        """Nothing is held."""
+
+
+@dataclass
+class SourceDisk:
+    """What survives a producer."""
+
+    files: dict[str, MemoryFile] = field(default_factory=dict)
+    store: MemorySourceStore = field(default_factory=MemorySourceStore)
+
+
+@dataclass
+class ReplicaDisk:
+    """What survives a replica."""
+
+    name: bytes
+    devices: list[MemoryDevice]
+    files: dict[str, MemoryFile] = field(default_factory=dict)
+    store: replicas.MemoryReplicaStore = field(default_factory=replicas.MemoryReplicaStore)
+
+
+class WatchedTopic(Topic):
+    """A topic that tells the oracle what it holds, and says some things twice."""
+
+    def __init__(self, world: World) -> None:
+        super().__init__()
+        self._world = world
+
+    def add(self, records: Any) -> None:
+        records = list(records)
+        if records and self._world.chance.random() < self._world.duplicating:
+            records += records[-self._world.chance.randrange(1, len(records) + 1) :]
+        super().add(records)
+        for record in records:
+            self._world.oracle.said(record)
+
+
+class Runner:
+    """Keeps one role running: when it dies, what it had unsynced is lost, and it is started again."""
+
+    def __init__(self, world: World, name: str) -> None:
+        self.world, self.name = world, name
+        self.process = Process(world.chance, None)
+        self.task: asyncio.Task[None] | None = None
+
+    def start(self, main: Coroutine[Any, Any, None], process: Process) -> None:
+        self.process = process
+        self.task = asyncio.ensure_future(main)
+
+    async def stop(self) -> None:
+        """Kill it now."""
+        self.process.alive = False
+        if self.task is not None:
+            self.task.cancel()
+            await asyncio.gather(self.task, return_exceptions=True)
+
+    def ended(self) -> bool:
+        """Whether it is gone.  Raises what must not have happened."""
+        if self.task is None or not self.task.done():
+            return self.task is None
+        if self.task.cancelled():
+            return True
+        problem = self.task.exception()
+        if problem is not None and not isinstance(problem, Crash | errors.FerryError):
+            raise problem
+        return True
+
+
+class World:
+    """One seed."""
+
+    def __init__(self, seed: int, plan: Plan | None = None) -> None:
+        self.chance = random.Random(seed)
+        self.plan = plan or Plan.of(self.chance)
+        self.oracle = Oracle()
+        self.duplicating = self.plan.duplicates
+        self.guest = Guest(self)
+        self.topics: dict[str, Topic] = {"stream": WatchedTopic(self), "receipts": WatchedTopic(self)}
+        self.source = SourceDisk()
+        self.source.store.commit(SourceState(STREAM, "sim", self.chance.getrandbits(60)))
+        self.backup: SourceDisk | None = None
+        self.replicas = [self._new_replica(at) for at in range(self.plan.replicas)]
+        self.producer = Runner(self, "producer")
+        self.runners = [Runner(self, f"replica {at}") for at in range(self.plan.replicas)]
+        self.zombies: list[asyncio.Task[None]] = []
+        self.calm = False
+        self.positions: dict[bytes, Any] = {}
+
+    def _new_replica(self, at: int) -> ReplicaDisk:
+        disk = ReplicaDisk(b"replica-" + b"%08d" % at, [MemoryDevice(0, SECTOR) for _ in range(self.plan.volumes)])
+        self._new_store(disk)
+        return disk
+
+    def _new_store(self, disk: ReplicaDisk) -> None:
+        disk.files = {}
+        disk.store.create(replicas.State(disk.name, self.chance.randbytes(8), STREAM))
+        self.oracle.fresh(disk.name)
+
+    # -- roles ---------------------------------------------------------------------------------------------------
+
+    def _process(self) -> Process:
+        doomed = not self.calm and self.chance.random() < self.plan.crashes
+        return Process(self.chance, self.chance.randrange(1, 500) if doomed else None)
+
+    def _bus(self, process: Process) -> MemoryBus:
+        async def gate(operation: str, topic: str) -> None:
+            await process.pause()
+            if not self.calm and operation in ("append", "sync", "synced") and process.chance.random() < self.plan.transient:
+                raise errors.Transient(f"{operation} on {topic}: the broker is away")
+
+        return MemoryBus(self.topics, gate)
+
+    def shipper(self, disk: SourceDisk, process: Process, log: Any, answers: Any) -> Shipper:
+        def file(name: str) -> SimFile:
+            return SimFile(disk.files.setdefault(name, MemoryFile(SECTOR)), process)
+
+        def make_map(volumes: tuple[Volume, ...]) -> BlockMap:
+            return BlockMap([
+                VolumeMap(volume, MapFiles(*(file(f"{kind}{at}") for kind in ("digests", "known", "prints", "unsure"))))
+                for at, volume in enumerate(volumes)
+            ])  # fmt: skip
+
+        settings = ShipSettings(
+            part=3 * BLOCK, window=900, answer=4.0, repeat=1.0, lease=8.0, batch=200, roots=self.plan.roots
+        )
+        return Shipper(
+            GuestSource(self.guest, self.oracle, process), log, answers, SimSourceStore(disk.store, process),
+            Stage(file("stage")), make_map, settings,
+        )  # fmt: skip
+
+    async def produce(self, disk: SourceDisk, process: Process) -> None:
+        bus = self._bus(process)
+        shipper = self.shipper(disk, process, await bus.open("stream", True), await bus.open("receipts"))
+        await shipper.start()
+        while True:
+            await shipper.ship()
+            if not await shipper.drain(6.0) or (shipper.lagging() and process.chance.random() < 0.1):
+                await shipper.nudge()
+            await asyncio.sleep(process.chance.random())
+
+    async def replay(self, disk: ReplicaDisk, process: Process) -> Replay:
+        bus = self._bus(process)
+        faults = Faults(self.chance, *((0.0, 0.0) if self.calm else (self.plan.drop, self.plan.fail_flush)))
+
+        def file(name: str) -> SimFile:
+            return SimFile(disk.files.setdefault(name, MemoryFile(SECTOR)), process)
+
+        def make_leaves(at: int, volume: Volume) -> Leaves:
+            return Leaves(volume, file(f"digests{at}"), file(f"claims{at}"))
+
+        store = SimReplicaStore(disk.store, process, lambda update: self.oracle.committed(disk.name, update))
+        devices = [SimDevice(device, process, faults) for device in disk.devices]
+        target = Target(devices, UndoLog(file("undo")), make_leaves)
+        reader = Reader(STREAM, await bus.open("stream"), limit=400)
+        return Replay(
+            STREAM, reader, await bus.open("receipts", True, shared=True), target, store,
+            ReplaySettings(group=5 * BLOCK, progress=300, keep=3),
+        )  # fmt: skip
+
+    async def consume(self, disk: ReplicaDisk, process: Process) -> None:
+        replay = await self.replay(disk, process)
+        await replay.recover()
+        self._check(disk, replay)
+        await replay.locate()
+        while True:
+            await replay.step(1.0)
+            self.positions[disk.name] = replay.state.position
+
+    async def rewind(self, disk: ReplicaDisk, process: Process) -> None:
+        """What an operator does: stop, rewind to some kept epoch, look, resume."""
+        replay = await self.replay(disk, process)
+        await replay.recover()
+        self._check(disk, replay)
+        kept = [one.position.epoch for one in replay.store.kept() if one.position.usable]
+        if kept:
+            await replay.rewind(process.chance.choice(kept))
+            self._check(disk, replay)
+
+    def _check(self, disk: ReplicaDisk, replay: Replay) -> None:
+        self.oracle.check(disk.name, replay.state.position, [device.content() for device in disk.devices])
+
+    # -- luck ----------------------------------------------------------------------------------------------------
+
+    def _lose(self, files: dict[str, MemoryFile], devices: list[MemoryDevice]) -> None:
+        if self.chance.random() < self.plan.power:
+            for one in (*files.values(), *devices):
+                one.lose(self.chance)
+
+    def _start_producer(self) -> None:
+        process = self._process()
+        self.producer.start(self.produce(self.source, process), process)
+
+    def _tend(self) -> None:
+        """Start again whatever has died."""
+        if self.producer.ended():
+            self._lose(self.source.files, [])
+            self._start_producer()
+        for at, runner in enumerate(self.runners):
+            if runner.ended():
+                disk = self.replicas[at]
+                self._lose(disk.files, disk.devices)
+                process = self._process()
+                state = disk.store.load()
+                if state.held and not state.intent:
+                    # The operator resumes what was rewound.
+                    disk.store.disk["state"] = copy.copy(state).__class__(**{**_fields(state), "held": ""})
+                rewinding = state.intent is None and not self.calm and self.chance.random() < self.plan.rewinds
+                main = self.rewind if rewinding else self.consume
+                runner.start(main(disk, process), process)
+
+    async def _misfortune(self) -> None:
+        plan, chance = self.plan, self.chance
+        if chance.random() < 0.7:
+            await self.guest.change()
+        if chance.random() < plan.lost_tails:
+            for topic in self.topics.values():
+                lost = chance.randrange(0, min(len(topic.records), 12) + 1)
+                del topic.records[len(topic.records) - lost :]
+        if chance.random() < plan.zombies:
+            await self._clone()
+        if chance.random() < plan.restores:
+            self.backup, old = copy.deepcopy(self.source), self.backup
+            if old is not None:
+                await self.producer.stop()
+                self.source = old
+        if chance.random() < plan.lost_stores:
+            await self._lose_store()
+        for runner in (self.producer, *self.runners):
+            if chance.random() < 0.1 * plan.crashes:
+                await runner.stop()
+
+    async def _clone(self) -> None:
+        """The producer lives on over a copy of its state, and another one is started over the original."""
+        if self.producer.task is not None and self.producer.process.alive:
+            old = self.producer.task
+            process = Process(self.chance, self.chance.randrange(1, 800))
+            clone = copy.deepcopy(self.source)
+            self.zombies.append(old)
+            self.source = clone
+            self.producer.process.countdown = process.countdown
+            self.producer.task = None
+
+    async def _lose_store(self) -> None:
+        if self.chance.random() < 0.5:
+            await self.producer.stop()
+            state = self.source.store.load()
+            self.source = SourceDisk()
+            self.source.store.commit(SourceState(STREAM, "sim", state.seed))
+        else:
+            at = self.chance.randrange(len(self.replicas))
+            await self.runners[at].stop()
+            self._new_store(self.replicas[at])
+
+    async def live(self) -> None:
+        """The whole life of a seed: bad luck for a while, then none, and all must become equal."""
+        try:
+            late = self.chance.randrange(self.plan.ticks) if self.chance.random() < self.plan.late else 0
+            for tick in range(self.plan.ticks):
+                self._tend_all(tick >= late)
+                await asyncio.sleep(self.chance.random() * 3)
+                await self._misfortune()
+            await self._calm_down()
+        finally:
+            for runner in (self.producer, *self.runners):
+                await runner.stop()
+            for zombie in self.zombies:
+                zombie.cancel()
+            await asyncio.gather(*self.zombies, return_exceptions=True)
+
+    def _tend_all(self, second: bool) -> None:
+        kept = self.runners
+        self.runners = kept if second else kept[:1]
+        self._tend()
+        self.runners = kept
+        for zombie in self.zombies:
+            if zombie.done() and not zombie.cancelled():
+                problem = zombie.exception()
+                if problem is not None and not isinstance(problem, Crash | errors.FerryError):
+                    raise problem
+
+    async def _calm_down(self) -> None:
+        self.calm, self.duplicating = True, 0.0
+        self.producer.process.countdown = None
+        for runner in self.runners:
+            runner.process.countdown = None
+        for _ in range(60):
+            self._tend_all(True)
+            await asyncio.sleep(3)
+            if self._equal():
+                return
+        raise Violation(f"not equal after 180 s without faults: {self.describe()}")
+
+    def _equal(self) -> bool:
+        wanted = self.guest.key()
+        for disk in self.replicas:
+            position = disk.store.load().position
+            path = self.oracle.paths[disk.name]
+            if not position.usable or path[-1][1].key() != wanted:
+                return False
+            if [bytes(one) for one in wanted] != [one.content() for one in disk.devices]:
+                return False
+        return True
+
+    def describe(self) -> str:
+        state = self.source.store.load()
+        lines = [f"plan {self.plan}", f"source epoch {state.epoch} chain {state.chain.hex()[:8]} attempt {state.attempt}"]
+        for disk in self.replicas:
+            one = disk.store.load()
+            lines.append(
+                f"{disk.name!r} at {one.position.seal} chain {one.position.chain.hex()[:8]} usable "
+                f"{one.position.usable} complete {one.position.complete} missing {one.position.missing} held {one.held!r}"
+            )
+        return "\n".join(lines)
+
+
+def _fields(state: replicas.State) -> dict[str, Any]:
+    return {name: getattr(state, name) for name in state.__dataclass_fields__}
