@@ -1,10 +1,11 @@
 # Two commands do all the set-up on a fresh Debian or Ubuntu with only Python >= 3.11, git and make:
 #   make demo    no root: replicates a disk image, changes it, ships the delta, proves both equal
 #   make test    installs what the tests need (as root or by sudo), then runs every check there is
-# Settings: PYTHON (the interpreter to start from), VENV, PYTEST_ARGS, SEEDS (make sim).
+# Settings: PYTHON (the interpreter to start from), VENV, PYTEST_ARGS, FIRST and SEEDS (make sim).
 
 VENV ?= .venv
 PYTEST_ARGS ?=
+FIRST ?= 1
 SEEDS ?= 100000
 BIN := $(VENV)/bin
 
@@ -48,7 +49,7 @@ bench: tools
 
 # The seeded simulator at length; a fixed share of it runs in `make test`.
 sim: $(VENV)/.dev
-	$(BIN)/python -m tests.support.simulate --seeds $(SEEDS)
+	$(BIN)/python -m tests.support.sim $(FIRST) $(SEEDS)
 
 tools: $(VENV)/.dev
 	sh tools/install-test-tools.sh

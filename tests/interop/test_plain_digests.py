@@ -11,7 +11,6 @@ import pytest
 from engine import digest, epoch, merkle
 from schemas import events
 from schemas.identity import Attempt, Chain, Cut, Volume
-from tests.support import samples
 
 
 def u64(number: int) -> bytes:
