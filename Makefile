@@ -15,7 +15,7 @@ export PATH := $(abspath $(BIN)):$(PATH):/usr/sbin:/sbin
 .DEFAULT_GOAL := help
 
 help:
-	@sed -n '/^# /{s/^# //;p;}' Makefile
+	@sed -n '/^$$/q;s/^# //p' Makefile
 
 test: tools check
 	$(BIN)/python -m pytest $(PYTEST_ARGS)

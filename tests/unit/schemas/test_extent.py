@@ -108,6 +108,7 @@ def test_a_tebibyte_of_blocks_costs_one_range() -> None:
     assert (1 << 40) - 1 in ranges
 
 
+@settings(deadline=None)
 @given(st.sets(number))
 def test_runs_cover_rising_numbers_and_nothing_else(chosen: set[int]) -> None:
     found = list(runs(sorted(chosen)))
@@ -115,6 +116,7 @@ def test_runs_cover_rising_numbers_and_nothing_else(chosen: set[int]) -> None:
     assert all(before[1] < after[0] for before, after in pairwise(found))
 
 
+@settings(deadline=None)
 @given(st.integers(0, 1 << 40), st.integers(0, 500), st.integers(1, 64))
 def test_pieces_join_to_the_whole_and_each_stays_in_one_block(start: int, length: int, block_size: int) -> None:
     at = start

@@ -8,7 +8,7 @@ from typing import Any
 import msgpack
 import pytest
 import xxhash
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from schemas import errors, events, receipts, wire
@@ -184,6 +184,7 @@ def test_a_body_that_is_no_msgpack_map_is_refused(junk: bytes) -> None:
             (wire.event if kind < wire.FIRST_RECEIPT else wire.receipt)(kind, junk)
 
 
+@settings(deadline=None)
 @given(st.binary(max_size=200))
 def test_no_bytes_at_all_make_a_reader_fail_in_another_way(junk: bytes) -> None:
     for kind in range(8):
@@ -193,6 +194,7 @@ def test_no_bytes_at_all_make_a_reader_fail_in_another_way(junk: bytes) -> None:
         wire.unpack(junk)
 
 
+@settings(deadline=None)
 @given(st.recursive(st.none() | st.integers(-(2**63), 2**64 - 1) | st.text() | st.binary() | st.floats(),
                     lambda inner: st.lists(inner) | st.dictionaries(st.text(), inner), max_leaves=8),
        st.sampled_from(NAMES), st.data())  # fmt: skip
