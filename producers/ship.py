@@ -571,3 +571,7 @@ class Shipper:
         """
         chain = self.state.chain
         return [one for one in self.state.peers if one not in self.peers or self.peers[one].applied.chain != chain]
+
+    async def close(self) -> None:
+        """Let the commit that is under way end.  Stores and bus stay their owner's.  Repeatable."""
+        await self._settle_commit()

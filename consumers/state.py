@@ -1,0 +1,176 @@
+"""The files of a replica: its position and digests.  What is lost is read anew from the image, aloud."""
+
+from __future__ import annotations
+
+import os
+import secrets
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from engine import digest, errors, ports, registry
+from engine.replica import EMPTY
+from engine.store import database, scratch
+from engine.store.file import OsFile
+from engine.store.leaves import Leaves
+from engine.store.replicas import State
+from engine.store.sqlite import SqliteReplicaStore
+from schemas.identity import Volume
+
+STATE = "state.sqlite"
+UNDO = "undo"
+_PARTS = ("digests", "claims")
+_READ = 4 << 20
+_SPAN = 1 << 30
+
+
+class Files:
+    """The digests of a replica's volumes, in one directory."""
+
+    def __init__(self, directory: Path) -> None:
+        self._directory = directory
+        self._files: dict[str, OsFile] = {}
+        self._scratch = scratch.in_directory(directory)
+
+    def leaves(self, index: int, volume: Volume) -> Leaves:
+        """A block.MakeLeaves."""
+        digests, claims = (self._file(f"{index}.{part}") for part in _PARTS)
+        return Leaves(volume, digests, claims, self._scratch)
+
+    def _file(self, name: str) -> OsFile:
+        if name not in self._files:
+            self._files[name] = OsFile(self._directory / name)
+        return self._files[name]
+
+    def close(self) -> None:
+        """Repeatable."""
+        for file in self._files.values():
+            file.close()
+        self._files.clear()
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """The store of a replica, and why its digests cannot be relied on (empty: they can)."""
+
+    store: SqliteReplicaStore
+    lost: str
+
+
+def find(directory: Path, record: registry.Replica, created: bool) -> Found:
+    """Open the store, and compare what is there with what the record says there should be.
+
+    Raises database.Newer, Full, DeviceFailed; a damaged store is set aside and a new one takes its place.
+    """
+    lost = ""
+    path = directory / STATE
+    try:
+        store = _loadable(path)
+    except database.Newer:
+        raise
+    except errors.Damaged as why:
+        lost = f"{why}; it is now {database.set_aside(path).name}"
+        store = _loadable(path)
+    try:
+        return Found(store, lost or _lost(store, directory, record, created))
+    except BaseException:
+        store.close()
+        raise
+
+
+def _loadable(path: Path) -> SqliteReplicaStore:
+    store = SqliteReplicaStore(path)
+    try:
+        if not store.empty:
+            store.load()
+    except BaseException:
+        store.close()
+        raise
+    return store
+
+
+def _lost(store: SqliteReplicaStore, directory: Path, record: registry.Replica, created: bool) -> str:
+    if not record.begun:
+        return ""
+    if store.empty:
+        return f"{directory / STATE} is missing"
+    if created:
+        return f"{record.disks[0].path} was deleted, and is made anew"
+    volumes = store.load().position.volumes
+    names = [UNDO] + [f"{index}.{part}" for index in range(len(volumes)) for part in _PARTS]
+    missing = [name for name in names if volumes and not (directory / name).exists()]
+    if missing:
+        return f"{', '.join(missing)} of its digests is missing"
+    if any(registry.identified(disk) != disk for disk in record.disks):
+        return f"{record.disks[0].path} is another file than the one that was written to"
+    if record.left and record.left != left(record.disks):
+        return f"{record.disks[0].path} was written to by somebody else since"
+    return ""
+
+
+def left(disks: Sequence[registry.Disk]) -> tuple[tuple[int, int], ...]:
+    """(size, mtime) of each image that is a regular file: what changes when somebody writes to it."""
+    found = [os.stat(disk.path) for disk in disks if os.path.isfile(disk.path)]
+    return tuple((one.st_size, one.st_mtime_ns) for one in found)
+
+
+def begin(
+    directory: Path, store: SqliteReplicaStore, record: registry.Replica, stream: registry.Stream, offset: int
+) -> None:
+    """A first state, or one anew: nothing is held, under a new nonce, so that no older answer fits it.
+
+    The log counts from `offset` on: what stands before it is of a past that this store does not share.
+    """
+    for name in [UNDO, *(f"{index}.{part}" for index in range(len(record.disks)) for part in _PARTS)]:
+        (directory / name).unlink(missing_ok=True)
+    state = State(record.identity, secrets.token_bytes(8), stream.identity, stream.label, replace(EMPTY, offset=offset))
+    if not store.empty:
+        # What the outbox still holds speaks of a store that is no more.
+        store.published(store.load().next_receipt)
+        store.forget_before(1 << 62)
+    store.create(state)
+
+
+async def read_digests(
+    files: Files, volumes: Sequence[Volume], devices: Sequence[ports.BlockDevice], offload: ports.Offload
+) -> int:
+    """Read the images for their digests, and claim them.  Gives how many bytes of data were read."""
+    total = 0
+    for index, (volume, device) in enumerate(zip(volumes, devices, strict=True)):
+        leaves = files.leaves(index, volume)
+        for start in range(0, volume.size, _SPAN):
+            for part in await device.extents(start, min(_SPAN, volume.size - start)):
+                if not part.zero:
+                    total += await _read_part(leaves, device, part.start, part.end, offload)
+        await offload(_claim_rest, leaves)
+    return total
+
+
+async def _read_part(leaves: Leaves, device: ports.BlockDevice, start: int, end: int, offload: ports.Offload) -> int:
+    """The blocks that [start, end) touches, whole."""
+    size, whole = leaves.volume.block_size, leaves.volume.size
+    low, high = start // size * size, min(-(-end // size) * size, whole)
+    step = max(_READ // size, 1) * size
+    for at in range(low, high, step):
+        data = await device.read(at, min(step, high - at))
+        await offload(_digest, leaves, at, data)
+    return high - low
+
+
+def _digest(leaves: Leaves, start: int, data: bytes) -> None:
+    size = leaves.volume.block_size
+    leaves.write(start // size, digest.of_pieces(start, data, size))
+
+
+def _claim_rest(leaves: Leaves) -> None:
+    """What was not read is holes: zeros, of which we are as sure."""
+    runs = [run for run in leaves.claims.runs(0, leaves.volume.blocks) if not run[2]]
+    for start, end, _ in runs:
+        leaves.zero(start, end - start)
+    leaves.sync()
+
+
+def adopted(store: SqliteReplicaStore, volumes: tuple[Volume, ...]) -> None:
+    """The digests are durable: from now on they are answered with."""
+    state = store.load()
+    store.create(replace(state, position=replace(state.position, volumes=volumes)))

@@ -1,0 +1,59 @@
+"""One side of a stream in a thread of its own, with its own loop: the two share nothing but the bus."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import Awaitable, Callable
+
+
+class Side:
+    """Runs `main` to its end.  Then `error` says what ended it, if anything did."""
+
+    def __init__(self, name: str, main: Callable[[], Awaitable[None]]) -> None:
+        self.error: BaseException | None = None
+        self._main = main
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._task: asyncio.Task[None] | None = None
+        self._cancelled = False
+        self._thread = threading.Thread(target=self._run, name=name, daemon=True)
+
+    def start(self) -> None:
+        self._thread.start()
+
+    def _run(self) -> None:
+        try:
+            asyncio.run(self._whole())
+        except asyncio.CancelledError:
+            self._cancelled = True
+        except BaseException as why:  # handed to whoever looks at `error`
+            self.error = why
+
+    async def _whole(self) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._task = asyncio.current_task()
+        if self._cancelled:
+            return
+        await self._main()
+
+    def cancel(self) -> None:
+        """End it soon, by cancelling what it awaits.  Repeatable, from any thread."""
+        self._cancelled = True
+        loop, task = self._loop, self._task
+        if loop is not None and task is not None and not loop.is_closed():
+            loop.call_soon_threadsafe(task.cancel)
+
+    def join(self, seconds: float | None = None) -> bool:
+        """Whether it has ended, after waiting so long."""
+        self._thread.join(seconds)
+        return self.ended
+
+    @property
+    def ended(self) -> bool:
+        return self._thread.ident is not None and not self._thread.is_alive()
+
+
+async def until(event: threading.Event) -> None:
+    """Wait for an event that another thread sets."""
+    while not await asyncio.to_thread(event.wait, 0.2):
+        continue

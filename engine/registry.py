@@ -1,0 +1,183 @@
+"""Which disks are streams, and which files are their replicas: a small JSON file each, for people too.
+
+Written to a new file, synced, and renamed over the old one: a reader sees the one or the other.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import logging
+import os
+import uuid
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from engine import errors, linux, places
+from engine.store import database
+
+log = logging.getLogger("vmferry.state")
+VERSION = 1
+
+
+@dataclass(frozen=True, slots=True)
+class Disk:
+    """One disk: its `name` in the stream, and the image.  `device` and `inode` tell it from another of its path."""
+
+    name: str
+    path: str
+    format: str
+    block_size: int
+    device: int = 0
+    inode: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Stream:
+    """What a stream is of.  `begun`: its source has had a state."""
+
+    stream: str
+    label: str
+    bus: str
+    disks: tuple[Disk, ...]
+    begun: bool = False
+
+    @property
+    def identity(self) -> bytes:
+        return uuid.UUID(self.stream).bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Replica:
+    """Where a replica lies.  `begun`: it has had a state.  `unread`: its digests must first be read from its image.
+
+    `left` is (size, mtime in ns) of each image as we last closed it: another value means that somebody wrote to it.
+    """
+
+    replica: str
+    stream: str
+    bus: str
+    disks: tuple[Disk, ...]
+    begun: bool = False
+    unread: bool = False
+    left: tuple[tuple[int, int], ...] = ()
+
+    @property
+    def identity(self) -> bytes:
+        return bytes.fromhex(self.replica)
+
+
+class Registry:
+    """All records below one state directory."""
+
+    def __init__(self, where: places.Places) -> None:
+        self.places = where
+
+    def streams(self) -> list[Stream]:
+        found = (_load(path, Stream) for path in sorted(self.places.streams.glob("*/stream.json")))
+        return [one for one in found if isinstance(one, Stream)]
+
+    def replicas(self, stream: str = "*") -> list[Replica]:
+        """The replicas of one stream, or of all."""
+        found = (_load(path, Replica) for path in sorted(self.places.streams.glob(f"{stream}/replica-*/replica.json")))
+        return [one for one in found if isinstance(one, Replica)]
+
+    def save(self, record: Stream | Replica) -> None:
+        """Durable when it returns."""
+        if isinstance(record, Stream):
+            _save(self.places.stream(record.stream) / "stream.json", record)
+        else:
+            _save(self.places.replica(record.stream, record.replica) / "replica.json", record)
+
+    def of_source(self, path: str) -> Stream | None:
+        """The stream of the image at `path`; an image that was moved is known by its inode, and followed."""
+        wanted, here = os.path.realpath(path), _identity(path)
+        moved: Stream | None = None
+        for one in self.streams():
+            if any(disk.path == wanted for disk in one.disks):
+                return one
+            gone = not any(os.path.exists(disk.path) for disk in one.disks)
+            if gone and here != (0, 0) and [(disk.device, disk.inode) for disk in one.disks] == [here]:
+                moved = one
+        if moved is not None:
+            log.warning("%s was %s: the stream follows it", wanted, moved.disks[0].path)
+            moved = replace(moved, disks=(replace(moved.disks[0], path=wanted),))
+            self.save(moved)
+        return moved
+
+    def of_target(self, path: str) -> Replica | None:
+        """The replica whose image is at `path`."""
+        wanted = os.path.realpath(path)
+        return next((one for one in self.replicas() if any(disk.path == wanted for disk in one.disks)), None)
+
+    def find(self, name: str) -> Stream:
+        """A stream by its label, its UUID or the beginning of it, or the path of its source or of a replica.
+
+        Raises NotFound, Usage.
+        """
+        wanted = os.path.realpath(name)
+        ours = {one.stream for one in self.replicas() if any(disk.path == wanted for disk in one.disks)}
+        found = [
+            one
+            for one in self.streams()
+            if name == one.label
+            or (len(name) > 3 and one.stream.startswith(name))
+            or one.stream in ours
+            or any(disk.path == wanted for disk in one.disks)
+        ]
+        if not found:
+            known = ", ".join(one.label for one in self.streams()) or "none"
+            raise errors.NotFound(f"no stream {name!r} in {self.places.root}; these are known: {known}")
+        if len(found) > 1:
+            raise errors.Usage(f"{name!r} names {len(found)} streams: {', '.join(one.stream for one in found)}")
+        return found[0]
+
+
+def _identity(path: str) -> tuple[int, int]:
+    try:
+        found = os.stat(path)
+    except OSError:
+        return 0, 0
+    return found.st_dev, found.st_ino
+
+
+def identified(disk: Disk) -> Disk:
+    """The disk with the device and inode that its path has now; zeros where there is nothing."""
+    device, inode = _identity(disk.path)
+    return replace(disk, device=device, inode=inode)
+
+
+def _save(path: Path, record: Stream | Replica) -> None:
+    places.make(path.parent)
+    fresh = path.with_suffix(".new")
+    text = json.dumps({"version": VERSION, **dataclasses.asdict(record)}, indent=1)
+    try:
+        with open(fresh, "w", encoding="utf-8") as file:
+            file.write(text + "\n")
+            file.flush()
+            os.fsync(file.fileno())
+        os.rename(fresh, path)
+        linux.sync_directory(str(path))
+    except OSError as why:
+        raise linux.failure(why, str(path), "write it", opening=True) from why
+
+
+def _load(path: Path, kind: type[Stream] | type[Replica]) -> Stream | Replica | None:
+    """The record; None, said aloud and set aside, when it cannot be read.  Raises Newer."""
+    try:
+        fields = json.loads(path.read_text(encoding="utf-8"))
+        version = fields.pop("version")
+        if version > VERSION:
+            raise database.Newer(f"{path} is of version {version}, and this vmferry knows {VERSION}: upgrade it")
+        disks = tuple(Disk(**disk) for disk in fields.pop("disks"))
+        left: Any = fields.pop("left", None)
+        if left is not None:
+            fields["left"] = tuple((size, changed) for size, changed in left)
+        return kind(disks=disks, **fields)
+    except (ValueError, KeyError, TypeError, AttributeError) as why:
+        goal = database.set_aside(path)
+        log.warning("%s does not read as written (%s): it is now %s", path, why, goal.name)
+        return None
+    except OSError as why:
+        raise linux.failure(why, str(path), "read it", opening=True) from why

@@ -1,0 +1,156 @@
+"""A Source of disk images at rest: raw files, block devices, and what QEMU can open, while nobody writes to them."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import stat
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from engine import linux, ports
+from engine.device.raw import RawDevice
+from schemas.extent import Extent
+from schemas.identity import Cut, Volume
+
+_CLOCK_STEP = 0.02
+"""Seconds: two changes within one step of the file system's clock (at most 10 ms) look like one."""
+
+Seen = tuple[int, ...]
+
+
+@dataclass(slots=True)
+class Pass:
+    """How far the reading of the source is, for people: bytes."""
+
+    read: int = 0
+    "Data read since the site was opened."
+    at: int = 0
+    "Where the last read ended."
+    size: int = 0
+    "Of the volume that it was."
+
+
+class Watched:
+    """A device that tells a Pass what is read from it.  Everything else is the device's own."""
+
+    def __init__(self, device: ports.BlockDevice, told: Pass) -> None:
+        self._device, self._told = device, told
+
+    @property
+    def size(self) -> int:
+        return self._device.size
+
+    @property
+    def fixed(self) -> bool:
+        return self._device.fixed
+
+    async def read(self, start: int, length: int) -> bytes:
+        data = await self._device.read(start, length)
+        self._told.read += length
+        self._told.at, self._told.size = start + length, self._device.size
+        return data
+
+    async def extents(self, start: int, length: int) -> Sequence[Extent]:
+        return await self._device.extents(start, length)
+
+    async def write(self, start: int, data: bytes) -> None:
+        await self._device.write(start, data)
+
+    async def zero(self, start: int, length: int) -> None:
+        await self._device.zero(start, length)
+
+    async def flush(self) -> None:
+        await self._device.flush()
+
+    async def evict(self, start: int, length: int) -> None:
+        await self._device.evict(start, length)
+
+    async def resize(self, size: int) -> None:
+        await self._device.resize(size)
+
+    async def close(self) -> None:
+        await self._device.close()
+
+
+@dataclass(frozen=True, slots=True)
+class Image:
+    """One disk of the source: its volume's name and block size, its file, and the opened device."""
+
+    name: str
+    block_size: int
+    path: str
+    device: ports.BlockDevice
+
+
+class ImageSource:
+    """Disks read in passes, between which a VM may be started and stopped.
+
+    During a pass nobody may open a raw image to write (engine/device/locks.py); for what qemu-nbd serves QEMU's own
+    lock holds.  `shared` images were opened although somebody may be writing to them: no cut of them is consistent.
+    """
+
+    def __init__(
+        self, images: Sequence[Image], shared: bool = False, offload: ports.Offload = asyncio.to_thread
+    ) -> None:
+        self.told = Pass()
+        self._images = images
+        self._shared = shared
+        self._offload = offload
+        self._seen: list[Seen] = []
+        self._watched = [Watched(image.device, self.told) for image in images]
+
+    @property
+    def devices(self) -> Sequence[ports.BlockDevice]:
+        return self._watched
+
+    async def begin(self) -> tuple[Volume, ...]:
+        """As Source.begin.  Raises InUse, naming who has an image open to write."""
+        for image in self._images:
+            if isinstance(image.device, RawDevice):
+                await image.device.guard()
+        await self._settled_clock()
+        self._seen = [await self._offload(_state, image.path) for image in self._images]
+        return tuple(Volume(image.name, image.device.size, image.block_size) for image in self._images)
+
+    async def _settled_clock(self) -> None:
+        """Wait until a change from now on must show in the time stamp of every image."""
+        newest = await self._offload(_newest, [image.path for image in self._images])
+        await asyncio.sleep(max(0.0, min(_CLOCK_STEP, newest + _CLOCK_STEP - time.time())))
+
+    async def cut(self) -> Cut:
+        """CRASH when nothing has changed since `begin`: what a powered-off machine's disk is; else NONE."""
+        if self._shared:
+            return Cut.NONE
+        now = [await self._offload(_state, image.path) for image in self._images]
+        return Cut.CRASH if now == self._seen else Cut.NONE
+
+    async def end(self) -> None:
+        for image in self._images:
+            if isinstance(image.device, RawDevice):
+                await image.device.unguard()
+
+
+def _newest(paths: Sequence[str]) -> float:
+    """When any of the files was last written to, in seconds since 1970."""
+    return max((os.stat(path).st_mtime for path in paths if os.path.exists(path)), default=0.0)
+
+
+def _state(path: str) -> Seen:
+    """What changes when somebody writes to the image: size and times of a file, sectors written of a block device."""
+    try:
+        found = os.stat(path)
+        if not stat.S_ISBLK(found.st_mode):
+            return found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns
+        fd = os.open(path, os.O_RDONLY)
+        try:
+            os.fsync(fd)  # writes that wait in the page cache are counted now
+        finally:
+            os.close(fd)
+        place = f"/sys/dev/block/{os.major(found.st_rdev)}:{os.minor(found.st_rdev)}/stat"
+        counts = Path(place).read_text().split()
+    except OSError as why:
+        raise linux.failure(why, path, "see whether it changes", opening=True) from why
+    return found.st_rdev, int(counts[6]), int(counts[13]) if len(counts) > 13 else 0

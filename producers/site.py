@@ -1,0 +1,150 @@
+"""Everything of one stream's source side, opened in order and let go in reverse: images, state, map, bus, Shipper."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+from collections.abc import AsyncIterator
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+from engine import envelope, errors, places, ports, registry, units
+from engine.bus import connect
+from engine.device import images
+from engine.pool import Pool
+from engine.store.file import OsFile
+from engine.store.stage import Stage
+from producers import ship, state
+from producers.image import Image, ImageSource
+from producers.pace import Limiter
+from schemas import topics
+
+log = logging.getLogger("vmferry.source")
+RATE_FILE = "rate"
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """What a run may choose.  `rate`: bytes per second, 0 for no limit; None leaves the stream's setting as it is."""
+
+    rate: int | None = None
+    log_quota: int | None = None
+    force_share: bool = False
+    secret_file: str = ""
+    ship: ship.Settings = field(default_factory=ship.Settings)
+
+
+@dataclass(slots=True)
+class Site:
+    """An opened source side.  `notes` say what its user must hear."""
+
+    stream: registry.Stream
+    directory: Path
+    source: ImageSource
+    shipper: ship.Shipper
+    limiter: Limiter
+    notes: list[str]
+
+    async def obey_rate(self) -> None:
+        """Follow the stream's setting of its rate for ever, looking every second."""
+        while True:
+            self.limiter.rate = read_rate(self.directory)
+            await asyncio.sleep(1.0)
+
+
+def read_rate(directory: Path) -> int:
+    """Bytes per second that the stream may send, 0 without limit; a setting that cannot be read is none, said aloud."""
+    try:
+        return units.rate((directory / RATE_FILE).read_text())
+    except FileNotFoundError:
+        return 0
+    except (errors.Usage, OSError) as why:
+        log.warning("%s: %s; no limit is kept", directory / RATE_FILE, why)
+        return 0
+
+
+def write_rate(directory: Path, rate: int) -> None:
+    """Keep the stream's rate where a running process finds it within a second."""
+    fresh = directory / f"{RATE_FILE}.new"
+    fresh.write_text(f"{rate}\n")
+    fresh.replace(directory / RATE_FILE)
+
+
+@contextlib.asynccontextmanager
+async def open_source(
+    where: places.Places, stream: registry.Stream, expect: frozenset[bytes], options: Options
+) -> AsyncIterator[Site]:
+    """Open the source side of `stream`.  `expect` are the replicas whose answers a start waits for.
+
+    State that is lost or damaged is begun anew, and said in `notes`: the start that follows compares digests.
+    Raises InUse (another process; a writer of the image), NotFound, Usage, Full, Transient, Damaged (newer version).
+    """
+    directory = where.source(stream.stream)
+    async with contextlib.AsyncExitStack() as stack:
+        places.make(directory)
+        stack.callback(places.Hold(directory, f"the source of stream {stream.label}").close)
+        pool = Pool("source")
+        stack.callback(pool.close)
+        source, notes = await _open_images(stack, stream, options, pool)
+        if options.rate is not None:
+            write_rate(directory, options.rate)
+        store = state.open_store(directory, stream, notes)
+        stack.callback(store.close)
+        stream = replace(stream, begun=True, disks=tuple(map(registry.identified, stream.disks)))
+        registry.Registry(where).save(stream)
+        shipper, limiter = await _shipper(stack, directory, stream, source, store, expect, options, pool)
+        # First of all on the way out: what still runs in threads ends before any file is closed.
+        stack.push_async_callback(pool.idle)
+        stack.push_async_callback(shipper.close)
+        yield Site(stream, directory, source, shipper, limiter, notes)
+
+
+async def _shipper(
+    stack: contextlib.AsyncExitStack, directory: Path, stream: registry.Stream, source: ImageSource,
+    store: state.SqliteSourceStore, expect: frozenset[bytes], options: Options, pool: Pool,
+) -> tuple[ship.Shipper, Limiter]:  # fmt: skip
+    bus = await connect.connect(stream.bus, options.log_quota)
+    stack.push_async_callback(bus.close)
+    log_of_stream = await bus.open(topics.stream(stream.identity), write=True)
+    answers = await bus.open(topics.receipts(), write=True, shared=True)
+    stage, maps = OsFile(directory / "stage"), state.Maps(directory)
+    stack.callback(stage.close)
+    stack.callback(maps.close)
+    # On the same machine the disk is faster than zstd.
+    settings = replace(options.ship, squeeze=envelope.plain) if stream.bus.startswith("log:") else options.ship
+    limiter = Limiter(read_rate(directory))
+    shipper = ship.Shipper(
+        source, log_of_stream, answers, store, Stage(stage), maps, settings, pool, limiter, expect
+    )  # fmt: skip
+    return shipper, limiter
+
+
+async def _open_images(
+    stack: contextlib.AsyncExitStack, stream: registry.Stream, options: Options, pool: Pool
+) -> tuple[ImageSource, list[str]]:
+    """The images, guarded against writers; or, with --force-share, beside one, and the sentences that say so."""
+    opened: list[Image] = []
+    notes: list[str] = []
+    for disk in stream.disks:
+        try:
+            device = await _open(disk, options, False, pool)
+        except errors.InUse as why:
+            if not options.force_share:
+                raise
+            notes.append(f"{why}.  It is read all the same: no cut of it is consistent, and nothing is proved")
+            device = await _open(disk, options, True, pool)
+        stack.push_async_callback(device.close)
+        opened.append(Image(disk.name, disk.block_size, disk.path, device))
+    return ImageSource(opened, bool(notes), pool), notes
+
+
+async def _open(disk: registry.Disk, options: Options, force_share: bool, pool: Pool) -> ports.BlockDevice:
+    return await images.open_image(
+        disk.path,
+        False,
+        format=disk.format or None,
+        secret_file=options.secret_file,
+        force_share=force_share,
+        offload=pool,
+    )
