@@ -104,7 +104,9 @@ class Reader:
             reason = f"the record at offset {entry.offset} cannot be read: {why}"
             return Record(entry.offset, _NOBODY, Unreadable(reason), 0, len(entry.data))
         if frame.stream != self._stream:
-            log.warning("offset %d holds a record of another stream (%s): passed over", entry.offset, frame.stream.hex())
+            log.warning(
+                "offset %d holds a record of another stream (%s): passed over", entry.offset, frame.stream.hex()
+            )
             return None
         print_ = int.from_bytes(entry.data[wire.HEADER_SIZE - 16 : wire.HEADER_SIZE], "big")
         return Record(entry.offset, frame.address, event, print_, len(entry.data))

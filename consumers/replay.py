@@ -160,7 +160,7 @@ class Replay:
                 self._answer(address, question)
             case replica.Refuse(receipt, hold):
                 await self._refuse(receipt, hold)
-            case replica.Skip() if address.attempt == self.replica.fence and isinstance(event, events.Open):
+            case replica.Skip() if isinstance(event, events.Open):
                 await self._still_held(address)
 
     async def _flush_changes(self) -> None:
@@ -343,7 +343,9 @@ class Replay:
             self._forget(usable[-self.settings.keep].end)
         quota = self.settings.undo_quota
         while quota and self.target.undo.used > quota and len(kept := self.store.kept()) > 1:
-            log.warning("undo log passes its quota of %d bytes: %s can no longer be rewound to", quota, kept[0].position.seal)
+            log.warning(
+                "undo log passes its quota of %d bytes: %s can no longer be rewound to", quota, kept[0].position.seal
+            )
             self._forget(min(kept[1].end, self.state.undo_end))
 
     def _forget(self, end: int) -> None:

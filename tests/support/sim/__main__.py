@@ -3,25 +3,11 @@
 from __future__ import annotations
 
 import argparse
-import logging
 import sys
 import time
-import traceback
 from concurrent.futures import ProcessPoolExecutor
 
-from tests.support.sim.loop import run
-from tests.support.sim.world import World
-
-
-def one(seed: int) -> tuple[int, str, int]:
-    """Run a seed: (seed, what went wrong or nothing, epochs acknowledged)."""
-    logging.disable(logging.CRITICAL)
-    world = World(seed)
-    try:
-        run(world.live())
-    except BaseException:
-        return seed, traceback.format_exc(limit=-4) + world.describe(), world.oracle.applied
-    return seed, "", world.oracle.applied
+from tests.support.sim.hunt import one
 
 
 def main() -> int:

@@ -78,8 +78,6 @@ class Oracle:
     def _acknowledge(self, replica: bytes, position: Position) -> None:
         self.applied += 1
         if not any(one.seal == position.seal for one, _ in self.paths.get(replica, [])):
-            if position.seal in self.rewound.get(replica, set()):
-                return
             raise Violation(f"replica {replica!r} says it applied {position.seal} without being there")
         before = self.acknowledged.get(replica)
         if before is None or position.epoch > before.epoch:
