@@ -69,19 +69,30 @@ class Remote:
 
 def parse(spec: str) -> str | Remote:
     """A path, or an NBD server's place.  Raises Usage for a URL of no known kind."""
+    if spec.startswith("/"):
+        return spec
+    try:
+        found = _url(spec)
+    except ValueError as error:
+        raise errors.Usage(f"{spec}: not a URL: {error}") from error
+    if found is None and ("://" in spec or spec.startswith(("file:", "nbd:"))):
+        raise errors.Usage(f"{spec}: neither a path nor a URL of kind file:, nbd+unix: or nbd:")
+    return found or spec
+
+
+def _url(spec: str) -> str | Remote | None:
+    """What a URL of ours names.  Raises ValueError for one that cannot be."""
     url = urlsplit(spec)
     if url.scheme == "file" and url.netloc in ("", "localhost"):
         return unquote(url.path)
     if url.scheme == "nbd+unix":
         socket = parse_qs(url.query).get("socket", [""])[0]
         if not socket:
-            raise errors.Usage(f"{spec}: names no socket; write nbd+unix:///EXPORT?socket=/PATH")
+            raise ValueError("it names no socket; write nbd+unix:///EXPORT?socket=/PATH")
         return Remote(client.Place(socket=socket), unquote(url.path[1:]))
     if url.scheme == "nbd" and url.hostname:
         return Remote(client.Place(host=url.hostname, port=url.port or 10809), unquote(url.path[1:]))
-    if "://" in spec or url.scheme in ("file", "nbd", "nbds"):
-        raise errors.Usage(f"{spec}: neither a path nor a URL of kind file:, nbd+unix: or nbd:")
-    return spec
+    return None
 
 
 def detect(path: str) -> str:
@@ -170,7 +181,8 @@ async def open_image(
     """Open what `spec` names; with `create_size` make it first, of that many bytes, where nothing may be yet.
 
     `format` is explicit or as this module's docstring says; a new image has that of its extension.  `force_share` reads
-    a source that something else has open to write, and makes cuts of consistency none.
+    a source that something else has open to write, and makes cuts of consistency none.  A new LUKS image reads as noise
+    until it is written; all others as zeros.
     Raises NotFound, Usage, InUse, Full, Unsafe, Transient (an NBD server that is away), DeviceFailed.
     """
     place = parse(spec)

@@ -25,11 +25,17 @@ from typing import Any
 from engine import errors, linux
 from engine.nbd import client
 
-START = 30.0
-"""Seconds until qemu-nbd must listen: opening a LUKS header takes about 2 by design."""
+START = 120.0
+"""Seconds until qemu-nbd must serve: opening a LUKS header takes about 2 by design, and 10 were seen under load."""
 
 END = 30.0
 """Seconds for it to write out its metadata and end, once we are gone; after that it is stopped."""
+
+STOP = 5.0
+"""Seconds for it to end once it is told to; after that it is killed."""
+
+AGAIN = 0.2
+"""Seconds after which it is told again: a SIGTERM that comes while qemu-nbd 7.2 starts is lost."""
 
 PREFIX = "vmferry-nbd-"
 ABANDONED = 600.0
@@ -149,16 +155,25 @@ class Server:
         return self._process.pid
 
     async def connect(self) -> client.Client:
-        """The one connection, once qemu-nbd listens.  Raises what its end means (`ENDINGS`), or Transient in time."""
+        """The one connection, once qemu-nbd has its socket.  Raises what its end means (`ENDINGS`), or Transient.
+
+        It listens before it has opened the image: what the image lacks comes as a connection that is closed.
+        """
         deadline = time.monotonic() + START
         while True:
             try:
-                return await client.Client.connect(client.Place(socket=self.socket), name=self.image.path)
+                place, tuning = client.Place(socket=self.socket), client.Tuning(connect=START)
+                return await client.Client.connect(place, name=self.image.path, tuning=tuning)
             except (errors.NotFound, errors.Transient):
                 if self._process.poll() is not None:
                     raise self.ended() from None
                 if time.monotonic() > deadline:
                     raise
+            except errors.DeviceFailed:
+                await self._wait(5)
+                if self._process.poll() is None:
+                    raise
+                raise self.ended() from None
             await asyncio.sleep(0.01)
 
     def said(self) -> str:
@@ -178,13 +193,23 @@ class Server:
         """Wait until it has ended, so that its lock is gone and its metadata is written.  Repeatable."""
         try:
             await self._wait(END)
+            await self._stop()
         finally:
             self._clean()
 
     async def abort(self) -> None:
         """Stop it: it never had a client."""
-        self._process.terminate()
-        await self.close()
+        try:
+            await self._stop()
+        finally:
+            self._clean()
+
+    async def _stop(self) -> None:
+        """By SIGTERM, as long as that may help: killed, it would leave an image's bitmaps marked as in use."""
+        deadline = time.monotonic() + STOP
+        while self._process.poll() is None and time.monotonic() < deadline:
+            self._process.terminate()
+            await self._wait(AGAIN)
 
     async def _wait(self, seconds: float) -> None:
         if self._process.poll() is not None:
