@@ -43,10 +43,11 @@ class Admin:
         return admin
 
     async def unreachable(self, said: str) -> errors.Transient:
-        """Why none of the brokers answers, as far as a connection tells."""
+        """Why a request came to nothing, as far as a connection to each broker tells."""
         count, wrong = await trouble.reach(self.servers)
-        wrong = wrong or f"they take connections and do not speak as a Kafka broker: {said}"
-        return errors.Transient(f"no Kafka broker answers ({count} of {len(self.servers)} take a connection): {wrong}")
+        return errors.Transient(
+            f"Kafka is away: {count} of {len(self.servers)} brokers answer: {'; '.join(filter(None, (wrong, said)))}"
+        )
 
     async def exists(self, topic: str) -> bool:
         """By the list of all topics: to ask for one by its name would make it on clusters that create by themselves."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import struct
 from collections.abc import Sequence
 from typing import cast
 
@@ -12,6 +13,8 @@ from engine import errors
 from engine.bus.kafka import settings
 
 _PROBE_SECONDS = 2.0
+_HELLO = struct.pack(">ihhih", 10, 18, 0, 1, -1)
+"""An ApiVersions request of version 0, with its length before it: what every broker answers to everybody."""
 
 POISONED = (
     kafka.OutOfOrderSequenceNumber,
@@ -60,7 +63,7 @@ def classify(topic: str, why: BaseException) -> errors.FerryError:
 
 
 async def reach(servers: Sequence[str]) -> tuple[int, str]:
-    """(how many of `servers` take a connection, what is wrong with each of the others)."""
+    """(how many of `servers` answer, what is wrong with each of the others)."""
     found = await asyncio.gather(*(_probe(server) for server in servers))
     return found.count(None), "; ".join(cast(list[str], [said for said in found if said is not None]))
 
@@ -69,12 +72,18 @@ async def _probe(server: str) -> str | None:
     host, _, port = server.rpartition(":")
     try:
         async with asyncio.timeout(_PROBE_SECONDS):
-            _, writer = await asyncio.open_connection(host, int(port))
+            reader, writer = await asyncio.open_connection(host, int(port))
+            try:
+                writer.write(_HELLO)
+                await reader.readexactly(8)
+            finally:
+                writer.close()
     except ConnectionRefusedError:
         return f"nothing listens at {server}"
     except TimeoutError:
         return f"{server} does not answer within {_PROBE_SECONDS:g} s"
+    except asyncio.IncompleteReadError:
+        return f"{server} does not speak as a Kafka broker"
     except OSError as why:
         return f"{server}: {why.strerror or why}"
-    writer.close()
     return None

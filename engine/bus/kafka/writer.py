@@ -108,24 +108,24 @@ class Writer:
                 in_sync, copies = await self._admin.in_sync(self._topic)
             said += f"; {in_sync} of {copies} copies are in sync"
         except (TimeoutError, kafka.KafkaError) as why:
-            said += f"; the state of its copies is not to be had ({why or 'no answer'})"
+            said += f"; the state of its copies is not to be had ({str(why) or 'no answer'})"
         return errors.Transient(f"Kafka topic {self._topic}: no acknowledgement within {self._patience:g} s: {said}")
 
     async def close(self) -> None:
         """What is not acknowledged yet is given up: aiokafka's own stop would wait for it, for ever if need be."""
         sender = self._producer._sender.sender_task
-        if sender is not None and not sender.done():
-            _give_up(self._producer._message_accumulator)
-            sender.cancel()
-            await self._producer.client.close()  # ends the request that is on its way, which the task waits for
-            await asyncio.wait([sender])
+        while sender is not None and not sender.done():
+            sender.cancel()  # once for the task itself, and once more for the request whose end it then waits for
+            await asyncio.wait([sender], timeout=0.05)
+        _give_up(self._producer._message_accumulator)  # not before: the task may still put that request's batch back
         await self._producer.stop()
 
 
 def _give_up(accumulator: Any) -> None:
     """No batch is waited for any more.  Private names: aiokafka 0.14, to which we are pinned, has no call for it."""
     waiting = [batch for batches in accumulator._batches.values() for batch in batches]
-    for batch in [*accumulator._pending_batches, *waiting]:
+    accumulator._pending_batches.update(waiting)  # where a batch that was sent before expects itself when it ends
+    for batch in list(accumulator._pending_batches):
         batch.future.cancel()
         batch._drain_waiter.cancel()
 
