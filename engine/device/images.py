@@ -13,7 +13,6 @@ image that does not name the format of its backing file is refused, as libvirt d
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import json
 import os
 import subprocess
@@ -41,8 +40,8 @@ FORMATS = {
 }
 """extension -> (QEMU's driver, (offset, magic) of which one must be there)."""
 
-CREATED = ("luks", "qcow2", RAW)
-"""Formats that a new target may have."""
+CREATED = ("qcow2", RAW)
+"""Formats that a new target may have: those that read as zeros when they are new (plain LUKS reads as noise)."""
 
 SECTOR = 512
 """QEMU's formats hold whole sectors."""
@@ -158,8 +157,8 @@ def _create(path: str, kind: str, size: int, secret_file: str) -> None:
     os.close(blocking.create(path, 0))
     command = [qemu.program("qemu-img"), "create", "-q", "-f", kind]
     if secret_file:
-        prefix = "" if kind == "luks" else "encrypt.format=luks,encrypt."
-        command += [*qemu.secret_object(secret_file), "-o", f"{prefix}key-secret={qemu.SECRET}"]
+        options = f"encrypt.format=luks,encrypt.key-secret={qemu.SECRET}"
+        command += [*qemu.secret_object(secret_file), "-o", options]
     ended = subprocess.run([*command, f"file:{path}", str(size)], capture_output=True, text=True, check=False)
     if ended.returncode:
         os.unlink(path)
@@ -181,8 +180,8 @@ async def open_image(
     """Open what `spec` names; with `create_size` make it first, of that many bytes, where nothing may be yet.
 
     `format` is explicit or as this module's docstring says; a new image has that of its extension.  `force_share` reads
-    a source that something else has open to write, and makes cuts of consistency none.  A new LUKS image reads as noise
-    until it is written; all others as zeros.
+    a source that something else has open to write, and makes cuts of consistency none.  A new
+    image reads as zeros.
     Raises NotFound, Usage, InUse, Full, Unsafe, Transient (an NBD server that is away), DeviceFailed.
     """
     place = parse(spec)
@@ -195,15 +194,13 @@ async def open_image(
         if secret_file:
             raise errors.Usage(f"{place}: a raw image has no secret; name its format, such as luks")
         return await RawDevice.open(place, writable, create_size, offload, lock=not force_share)
-    if create_size is not None:
-        await offload(_create, place, kind, create_size, secret_file)
+    if create_size is None:
+        return await NbdDevice.serve(await offload(_served, place, kind, writable, secret_file, force_share))
+    await offload(_create, place, kind, create_size, secret_file)
     try:
-        image = await offload(_served, place, kind, writable, secret_file, force_share)
-        return await NbdDevice.serve(image)
+        return await NbdDevice.serve(await offload(_served, place, kind, True, secret_file, False))
     except errors.FerryError:
-        if create_size is not None:
-            with contextlib.suppress(FileNotFoundError):
-                await offload(os.unlink, place)
+        await offload(os.unlink, place)
         raise
 
 
