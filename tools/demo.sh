@@ -36,7 +36,7 @@ shown mke2fs -q -t ext4 -L "$name" -d "$scratch" "$image" 1G
 ls -lhs "$image"
 
 title "2. The first run ships the whole disk: what is not zero travels, and the replica is proved equal"
-shown vmferry replicate "$image" "$replica" --bus "log:$demo/bus" --state "$demo/state"
+shown vmferry replicate "$image" "$replica" --name "$name" --bus "log:$demo/bus" --state "$demo/state"
 shown cmp "$image" "$replica"
 echo "equal, byte by byte"
 
@@ -48,7 +48,7 @@ shown debugfs -w -f "$scratch/changes" "$image"
 shown e2fsck -fn "$image"
 
 title "4. The second run ships only what changed"
-shown vmferry replicate "$image" "$replica" --bus "log:$demo/bus" --state "$demo/state"
+shown vmferry replicate "$image" "$replica" --name "$name" --bus "log:$demo/bus" --state "$demo/state"
 shown cmp "$image" "$replica"
 echo "equal, byte by byte"
 
