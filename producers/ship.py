@@ -11,7 +11,7 @@ import asyncio
 import logging
 import secrets
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 from engine import envelope, epoch, errors, ports
@@ -208,23 +208,24 @@ class Shipper:
     async def _follow(self, volumes: tuple[Volume, ...]) -> None:
         """Follow the sizes of the source, in place, which only makes blocks unsure.
 
-        A smaller size is stored before the map shrinks, a larger one after it grew: whatever a crash leaves, the map
-        read with the stored size knows no block that it should not.
+        The block at the edge is marked first, durably.  A smaller size is stored before the map shrinks, a larger one
+        after it grew: whatever a crash leaves, the map read with the stored size knows no block that it should not.
         """
         if len(volumes) != len(self.state.volumes):
             raise errors.Usage(f"stream {self.state.label} has {len(self.state.volumes)} volumes, not {len(volumes)}")
-        least = tuple(
-            replace(old, size=min(old.size, new.size)) for old, new in zip(self.state.volumes, volumes, strict=True)
-        )
-        for sizes in (least, volumes):
-            if sizes != self.state.volumes and sizes is least:
-                self._keep(replace(self.state, volumes=sizes))
-            for one, volume in zip(self.map.volumes, sizes, strict=True):
-                if one.volume.size != volume.size:
-                    one.resize(volume.size)
-                    await self._offload(one.sync)
-        if self.state.volumes != volumes:
-            self._keep(replace(self.state, volumes=volumes))
+        if volumes == self.state.volumes:
+            return
+        both = list(zip(self.map.volumes, volumes, strict=True))
+        for one, volume in both:
+            if one.volume.size != volume.size:
+                one.mark_edge(volume.size)
+                await self._offload(one.sync)
+        self._keep(replace(self.state, volumes=tuple(_smaller(one.volume, volume) for one, volume in both)))
+        for one, volume in both:
+            if one.volume.size != volume.size:
+                one.resize(volume.size)
+                await self._offload(one.sync)
+        self._keep(replace(self.state, volumes=volumes))
 
     async def _hear_answers(self) -> dict[bytes, receipts.Answered]:
         """The answers to our `Started`: of all known replicas, or of those that spoke in time."""
@@ -295,7 +296,9 @@ class Shipper:
         """Bring one cut of the source to the bus: what changed first, then what some replica may lack.
 
         Starts again by itself when a replica asks for it.  Gives how many epochs were sealed; `always` seals one even
-        when nothing changed, as the first cut after a start does.  Raises Fenced when a newer producer took the stream.
+        when nothing changed, as the first cut after a start does.  Do so now and then: such a heartbeat proves anew
+        that both sides are equal, and whoever's last word was lost with a tail of the bus answers to it.  Raises
+        Fenced when a newer producer took the stream.
         """
         why = ""
         for tries in range(_TRIES):
@@ -416,9 +419,7 @@ class Shipper:
         self._part = None
         await self._settle_commit()
         missing = self.map.missing - part.sure
-        staged = Staged(
-            part.writer.identity, Chain(bytes(32)), self._volumes, tuple(part.blocks), tuple(part.zeros)
-        )
+        staged = Staged(part.writer.identity, Chain(bytes(32)), self._volumes, tuple(part.blocks), tuple(part.zeros))
         roots: tuple[bytes, ...] = ()
         if self.settings.roots and missing == 0 and cut is not Cut.NONE:
             roots = await self._offload(self._roots, staged)
@@ -564,14 +565,10 @@ class Shipper:
             await self.start()
             await self.ship()
 
-    def lagging(self) -> Sequence[bytes]:
-        """Known replicas that have not said that they applied the last epoch: `nudge` them now and then.
-
-        Their last word may have been lost with a tail of the bus.
-        """
-        chain = self.state.chain
-        return [one for one in self.state.peers if one not in self.peers or self.peers[one].applied.chain != chain]
-
     async def close(self) -> None:
         """Let the commit that is under way end.  Stores and bus stay their owner's.  Repeatable."""
         await self._settle_commit()
+
+
+def _smaller(one: Volume, other: Volume) -> Volume:
+    return one if one.size <= other.size else other

@@ -61,19 +61,27 @@ class VolumeMap:
         """Some replica may lack these blocks."""
         self.unsure.put(first, count, True)
 
+    def mark_edge(self, size: int) -> None:
+        """Before a resize: the block that will change its length differs from every cut.  Durable after `sync`."""
+        first = min(self.volume.size, size) // self.volume.block_size
+        if first < self.volume.blocks:
+            self._files.prints.write(first * 16, NO_PRINT)
+            self.unsure.put(first, 1, True)
+
     def resize(self, size: int) -> None:
-        """Follow the source.  What changes its length, or is new, differs from every cut: it travels before the rest."""
-        old = self.volume
-        if size == old.size:
-            return
-        first = min(old.size, size) // old.block_size
-        self.leaves.resize(size)
+        """Follow the source, once the edge is marked.  What is new differs from every cut: it travels before the rest.
+
+        No bit of a block that stays is cleared on the way, so that a torn resize leaves nothing unknown and sure.
+        """
+        first = self.volume.blocks
+        self.leaves.resize(size, keep_edge=True)
         self.unsure.resize(self.volume.blocks)
         for at in range(first, self.volume.blocks, _STEP):
             count = min(_STEP, self.volume.blocks - at)
             self._files.prints.write(at * 16, NO_PRINT * count)
-        self.known.put(first, self.volume.blocks - first, True)
-        self.unsure.put(first, self.volume.blocks - first, True)
+        if first < self.volume.blocks:
+            self.known.put(first, self.volume.blocks - first, True)
+            self.unsure.put(first, self.volume.blocks - first, True)
 
     def put(self, first: int, prints: bytes, digests: bytes, sure: bool) -> None:
         """What these blocks hold, in place."""

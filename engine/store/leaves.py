@@ -61,12 +61,12 @@ class Leaves:
         if self._tree is not None:
             self._tree.touch(first, count)
 
-    def resize(self, size: int) -> None:
-        """Follow the volume.  A block whose length changes is claimed no more."""
+    def resize(self, size: int, keep_edge: bool = False) -> None:
+        """Follow the volume.  A block whose length changes is claimed no more, unless the caller sees to it."""
         old = self.volume
         self.volume = Volume(old.name, size, old.block_size)
         keep = min(old.size, size) // old.block_size
-        if keep < old.blocks:
+        if keep < old.blocks and not keep_edge:
             self.claims.put(keep, old.blocks - keep, False)
         self.claims.resize(self.volume.blocks)
         if self.volume.blocks < old.blocks:

@@ -132,5 +132,3 @@ class MemoryReplicaStore:
 def at(state: State, position: Position, undo_end: int) -> State:
     """The state once `position` is settled."""
     return replace(state, position=position, undo_end=undo_end)
-
-
