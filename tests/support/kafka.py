@@ -69,12 +69,13 @@ class Broker:
     def log(self) -> Path:
         return self.home / "broker.log"
 
-    def format(self, settings: Mapping[str, str], cluster: str, *options: str) -> None:
-        """Write its settings and its empty storage."""
+    def format(self, settings: Mapping[str, str], cluster: str) -> subprocess.Popen[bytes]:
+        """Write its settings, and begin to write its empty storage."""
         properties = self.home / "server.properties"
         properties.write_text("".join(f"{name}={value}\n" for name, value in settings.items()))
-        command = _java(self.home, "kafka.tools.StorageTool", "format", "-t", cluster, "-c", str(properties), *options)
-        subprocess.run(command, check=True, capture_output=True)
+        command = _java(self.home, "kafka.tools.StorageTool", "format", "-t", cluster, "-c", str(properties))
+        with open(self.log, "ab") as log:
+            return subprocess.Popen(command, stdout=log, stderr=log)
 
     def start(self) -> None:
         """Begin to start; `wait_ready` says when it answers."""
@@ -99,6 +100,10 @@ class Broker:
                 return len(client.recv(10)) == 10
         except OSError:
             return False
+
+    @property
+    def alive(self) -> bool:
+        return self._process is not None and self._process.poll() is None
 
     def kill(self) -> None:
         """As a power cut of the process: kill -9."""
@@ -137,8 +142,13 @@ class Cluster:
         self.brokers = [Broker(home / f"n{node}", node) for node in range(1, count + 1)]
         voters = ",".join(f"{broker.node}@127.0.0.1:{broker.controller_port}" for broker in self.brokers)
         name = base64.urlsafe_b64encode(uuid.uuid4().bytes)[:22].decode().replace("-", "a")
-        for broker in self.brokers:
-            broker.format(_settings(broker, voters, count) | dict(settings or {}), name)
+        changed = dict(settings or {})
+        tools_running = [
+            (broker, broker.format(_settings(broker, voters, count) | changed, name)) for broker in self.brokers
+        ]
+        for broker, tool in tools_running:
+            if tool.wait():
+                raise RuntimeError(f"broker {broker.node} cannot be formatted: {broker.log.read_text()[-2000:]}")
 
     @property
     def servers(self) -> str:
