@@ -84,7 +84,11 @@ class Target:
         for device, volume in zip(self.devices, opened.volumes, strict=True):
             if device.size < volume.size:
                 await device.resize(volume.size)
-        self.load(self.volumes + opened.volumes[len(self.volumes) :])
+        known = len(self.volumes)
+        self.load(self.volumes + opened.volumes[known:])
+        for leaves in self.leaves[known:]:
+            # Its files may be those of an attempt that was taken back before anything settled.
+            leaves.unclaim(0, leaves.volume.blocks)
         self._resize_leaves(opened.volumes)
         self.volumes = opened.volumes
         return touched
