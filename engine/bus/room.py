@@ -4,31 +4,36 @@ from __future__ import annotations
 
 import logging
 import os
+import time
 from pathlib import Path
 
 from engine import errors
 
 WARN_AT = 0.8
+MEASURE_SECONDS = 1.0
+"""How old a measurement may be: other processes write there too, and whoever trims gives space back."""
 _log = logging.getLogger("vmferry.bus")
 
 
 class Room:
     """Counts the bytes of all segments of a bus against `quota` (None: no bound but the disk).
 
-    Other processes may write there too: before it refuses it measures again.
+    Before it refuses it measures again.
     """
 
     def __init__(self, path: Path, quota: int | None) -> None:
         self._path, self._quota = path, quota
         self._used = self._waiting = 0
-        self._known = self._warned = False
+        self._measured = -MEASURE_SECONDS
+        self._warned = False
 
     def take(self, amount: int) -> None:
         """`amount` bytes are to be written.  Raises Full, having counted nothing, when they would pass the quota."""
         if self._quota is None:
             return
-        if not self._known or self._used + amount > self._quota * WARN_AT:
-            self._used, self._known = _measure(self._path) + self._waiting, True
+        now = time.monotonic()
+        if now - self._measured >= MEASURE_SECONDS or self._used + amount > self._quota:
+            self._used, self._measured = _measure(self._path) + self._waiting, now
         if self._used + amount > self._quota:
             raise errors.Full(
                 f"{self._path} holds {self._used} bytes, and {amount} more would pass its quota of {self._quota}: "

@@ -163,7 +163,7 @@ async def test_whichever_write_fails_what_was_synced_stays_and_a_new_handle_goes
 ) -> None:
     monkeypatch.setattr(segments, "SEGMENT_SIZE", 4_000)
     fault = _Fails(getattr(os, name), code)
-    monkeypatch.setattr(segments.os, name, fault)
+    monkeypatch.setattr(f"engine.bus.segments.os.{name}", fault)
     fault.nth = nth
     synced: list[bytes] = []
     sent = 0

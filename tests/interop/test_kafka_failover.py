@@ -106,7 +106,8 @@ async def _whole(bus: KafkaBus) -> None:
 
 async def test_a_leader_killed_three_times_loses_nothing_that_was_acknowledged(cluster: Cluster) -> None:
     bus = await KafkaBus.connect(cluster.servers.split(","))
-    story, seen = Story(), []
+    story = Story()
+    seen: list[int] = []
     reader = await bus.open(TOPIC)
     producing = asyncio.create_task(_produce(bus, story))
     following = asyncio.create_task(_follow(reader, seen, story))

@@ -10,7 +10,7 @@ import pytest
 from aiokafka.admin import AIOKafkaAdminClient, NewTopic
 from aiokafka.admin.config_resource import ConfigResource, ConfigResourceType
 
-from engine import errors
+from engine import errors, ports
 from engine.bus.connect import connect
 from engine.bus.kafka import settings
 from engine.bus.kafka.bus import KafkaBus
@@ -32,10 +32,10 @@ async def bus(kafka: Cluster) -> AsyncIterator[KafkaBus]:
     await opened.close()
 
 
-async def _make(admin: AIOKafkaAdminClient, partitions: int = 1, **changed: str) -> str:
-    """A topic as vmferry makes it, but for `changed` (with _ for .)."""
+async def _make(admin: AIOKafkaAdminClient, changed: dict[str, str], partitions: int = 1) -> str:
+    """A topic as vmferry makes it, but for `changed`."""
     topic = f"test.{uuid.uuid4()}"
-    made = settings.wanted(1) | {name.replace("_", "."): value for name, value in changed.items()}
+    made = settings.wanted(1) | changed
     await admin.create_topics([NewTopic(topic, partitions, 1, topic_configs=made)])
     return topic
 
@@ -54,20 +54,19 @@ async def test_a_topic_is_made_with_one_partition_and_kept_for_ever(bus: KafkaBu
 @pytest.mark.parametrize(
     ("name", "value", "right"),
     [
-        ("max_message_bytes", "1048588", "4194304"),
-        ("retention_ms", "604800000", "-1"),
-        ("retention_bytes", "1073741824", "-1"),
-        ("cleanup_policy", "compact", "delete"),
-        ("cleanup_policy", "compact,delete", "delete"),
-        ("unclean_leader_election_enable", "true", "false"),
-        ("compression_type", "gzip", "producer"),
+        ("max.message.bytes", "1048588", "4194304"),
+        ("retention.ms", "604800000", "-1"),
+        ("retention.bytes", "1073741824", "-1"),
+        ("cleanup.policy", "compact", "delete"),
+        ("cleanup.policy", "compact,delete", "delete"),
+        ("unclean.leader.election.enable", "true", "false"),
+        ("compression.type", "gzip", "producer"),
     ],
 )
 async def test_a_dangerous_setting_is_refused_with_its_value_the_right_one_and_the_command(
     bus: KafkaBus, admin: AIOKafkaAdminClient, kafka: Cluster, name: str, value: str, right: str
 ) -> None:
-    topic = await _make(admin, **{name: value})
-    name = name.replace("_", ".")
+    topic = await _make(admin, {name: value})
     with pytest.raises(errors.Unsafe) as refused:
         await bus.open(topic, write=True)
     said = str(refused.value)
@@ -79,13 +78,13 @@ async def test_a_dangerous_setting_is_refused_with_its_value_the_right_one_and_t
 
 
 async def test_all_wrong_settings_are_named_at_once(bus: KafkaBus, admin: AIOKafkaAdminClient) -> None:
-    topic = await _make(admin, retention_ms="1000", max_message_bytes="1000")
+    topic = await _make(admin, {"retention.ms": "1000", "max.message.bytes": "1000"})
     with pytest.raises(errors.Unsafe, match=r"--add-config retention.ms=-1,max.message.bytes=4194304$"):
         await bus.open(topic)
 
 
 async def test_a_topic_with_two_partitions_is_refused(bus: KafkaBus, admin: AIOKafkaAdminClient) -> None:
-    topic = await _make(admin, partitions=2)
+    topic = await _make(admin, {}, partitions=2)
     with pytest.raises(errors.Unsafe, match="has 2 partitions, must be 1"):
         await bus.open(topic)
 
@@ -93,7 +92,7 @@ async def test_a_topic_with_two_partitions_is_refused(bus: KafkaBus, admin: AIOK
 async def test_the_smallest_setting_that_is_accepted_takes_our_largest_batches(
     bus: KafkaBus, admin: AIOKafkaAdminClient
 ) -> None:
-    topic = await _make(admin, max_message_bytes=str(settings.BATCH))
+    topic = await _make(admin, {"max.message.bytes": str(settings.BATCH)})
     log = await bus.open(topic, write=True)
     await log.append([bytes(700)] * 9000)
     await log.append([bytes(1 << 20)] * 3)
@@ -104,7 +103,7 @@ async def test_the_smallest_setting_that_is_accepted_takes_our_largest_batches(
 async def test_a_setting_that_is_lowered_later_spends_the_handle_and_is_named(
     bus: KafkaBus, admin: AIOKafkaAdminClient
 ) -> None:
-    topic = await _make(admin)
+    topic = await _make(admin, {})
     log = await bus.open(topic, write=True)
     await log.append([b"one"])
     await log.sync()
@@ -116,10 +115,10 @@ async def test_a_setting_that_is_lowered_later_spends_the_handle_and_is_named(
         await log.append([b"two"])
 
 
-async def _until_refused(log: object) -> None:
+async def _until_refused(log: ports.Log) -> None:
     for _ in range(200):
-        await log.append([bytes(100_000)])  # type: ignore[attr-defined]
-        await log.sync()  # type: ignore[attr-defined]
+        await log.append([bytes(100_000)])
+        await log.sync()
 
 
 async def test_a_record_that_no_batch_can_hold_is_refused_before_it_is_sent(bus: KafkaBus) -> None:
