@@ -32,9 +32,7 @@ class ChainHasher:
         for fit in opened.fits:
             self._hash.update(b"F" + _text(fit.chain) + _text(fit.nonce))
         for volume in opened.volumes:
-            self._hash.update(
-                b"V" + _text(volume.name.encode()) + _number(volume.size) + _number(volume.block_size)
-            )
+            self._hash.update(b"V" + _text(volume.name.encode()) + _number(volume.size) + _number(volume.block_size))
 
     def feed(self, event: events.Written | events.Zeroed) -> None:
         """Take one change in."""

@@ -37,7 +37,7 @@ class Passes:
         self._shipper = shipper
         self._replica = replica
         self._refused = ""
-        shipper.heard = self._heard
+        shipper.on_receipt(self._heard)
 
     def _heard(self, replica: bytes, receipt: receipts.Receipt) -> None:
         if replica == self._replica and isinstance(receipt, receipts.Gap | receipts.Diverged):

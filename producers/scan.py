@@ -151,9 +151,7 @@ class Scan:
         if joined == stored:
             return []
         differ = [
-            at
-            for at, value in enumerate(prints)
-            if value != stored[at * 16 : at * 16 + 16] and first + at in known
+            at for at, value in enumerate(prints) if value != stored[at * 16 : at * 16 + 16] and first + at in known
         ]
         return self._found(first, data, prints, differ)
 

@@ -17,9 +17,11 @@ from engine import errors
 from engine.replica import Replica, Skip
 from engine.store import replicas, undo
 from engine.store.undo import UndoLog
-from producers import handshake, ship
+from producers import handshake, ledger
 from producers.pace import Window
 from producers.scan import Scan, Zeros
+from producers.ear import Ear
+from producers.ledger import Ledger
 from producers.ship import Shipper
 from schemas import events, receipts
 
@@ -291,7 +293,7 @@ def any_chain_fits(stack: ExitStack) -> None:
     _set(stack, Replica, "_door", lambda self, event: self.tip.complete)
 
 
-@bug(replicas=2, lost_tails=0.4, roots=False)
+@bug(replicas=2, lost_stores=0.5, roots=False, crashes=0.2)
 def an_asker_comes_in_without_its_nonce(stack: ExitStack) -> None:
     def door(self: Replica, event: events.Open) -> bool | None:
         if event.fits and event.fits[0].chain == self.tip.chain:
@@ -348,7 +350,7 @@ def open_epoch_kept_on_started(stack: ExitStack) -> None:
     _set(stack, Replay, "_restart", restart)
 
 
-@bug(zombies=0.5)
+@bug(zombies=0.5, crashes=0.2)
 def fenced_not_said_on_open(stack: ExitStack) -> None:
     real = Replica._fenced
 
@@ -356,11 +358,6 @@ def fenced_not_said_on_open(stack: ExitStack) -> None:
         return Skip() if isinstance(event, events.Open) else real(self, address, event)
 
     _set(stack, Replica, "_fenced", fenced)
-
-
-@bug(zombies=0.5)
-def older_attempts_admitted(stack: ExitStack) -> None:
-    _set(stack, Replica, "_compare", lambda self, address: False)
 
 
 @bug(lost_tails=0.4)
@@ -402,13 +399,13 @@ def map_changed_in_place(stack: ExitStack) -> None:
     real = Shipper._emit
 
     async def emit(self: Shipper, found: Any, cut: Any) -> None:
-        await real(self, found, cut)
         one = self.map.volumes[found.volume]
         if isinstance(found, Zeros):
             one.put_zeros(found.first, found.count, sure=True)
         else:
             one.put(found.first, found.prints, found.digests, sure=True)
         one.sync()
+        await real(self, found, cut)
 
     _set(stack, Shipper, "_emit", emit)
 
@@ -418,8 +415,8 @@ def map_changed_before_the_seal_is_durable(stack: ExitStack) -> None:
     real = Shipper._committed
 
     async def committed(self: Shipper, staged: Any) -> None:
-        self.map.apply(staged)
-        self.map.sync()
+        self.ledger.map.apply(staged)
+        self.ledger.map.sync()
         await real(self, staged)
 
     _set(stack, Shipper, "_committed", committed)
@@ -430,24 +427,24 @@ def marks_outside_the_stage(stack: ExitStack) -> None:
     real = Shipper._emit
 
     async def emit(self: Shipper, found: Any, cut: Any) -> None:
-        await real(self, found, cut)
         count = found.count if isinstance(found, Zeros) else len(found.prints) // 16
         self.map.volumes[found.volume].unsure.put(found.first, count, False)
         self.map.volumes[found.volume].unsure.sync()
+        await real(self, found, cut)
 
     _set(stack, Shipper, "_emit", emit)
 
 
 @bug(roots=False)
 def stage_void_though_counted(stack: ExitStack) -> None:
-    real = Shipper._take_up
+    real = Ledger.take_up
 
-    async def take_up(self: Shipper, seen: Any, volumes: Any) -> None:
+    async def take_up(self: Ledger, seen: Any, volumes: Any) -> None:
         kept = [one for one in self._stage.load() if one.seal.epoch > self.state.epoch]
         with mock.patch.object(self._stage, "load", lambda: kept):
             await real(self, seen, volumes)
 
-    _set(stack, Shipper, "_take_up", take_up)
+    _set(stack, Ledger, "take_up", take_up)
 
 
 @bug(roots=False)
@@ -473,33 +470,32 @@ def start_without_resync(stack: ExitStack) -> None:
     _set(stack, Shipper, "_resync", resync)
 
 
-@bug(lost_tails=0.4, replicas=2)
-def a_late_answer_taken_as_compared(stack: ExitStack) -> None:
-    real = Shipper._take_answer
+@bug(lost_tails=0.4, replicas=2, roots=False)
+def answers_to_an_older_start_taken(stack: ExitStack) -> None:
+    real = Ear._take
 
-    def take_answer(self: Shipper, sender: Any, peer: Any, answer: receipts.Answered) -> None:
-        real(self, sender, peer, answer)
-        if self._welcome is not None and self._first:
-            self._wants_start.pop(sender.replica, None)
-            self._fits = (*self._fits, events.Fit(answer.position.chain, answer.nonce))
+    def take(self: Ear, about: Any, sender: Any, receipt: receipts.Receipt) -> None:
+        if isinstance(receipt, receipts.Answered):
+            receipt = replace(receipt, attempt=self._attempt)
+        real(self, about, sender, receipt)
 
-    _set(stack, Shipper, "_take_answer", take_answer)
+    _set(stack, Ear, "_take", take)
 
 
-@bug(zombies=0.3, lost_tails=0.4, duplicates=0.3)
+@bug(restores=0.6, lost_tails=0.4, crashes=0.3)
 def numbers_used_again(stack: ExitStack) -> None:
     real = Shipper._resync
 
     async def resync(self: Shipper, answers: dict[bytes, receipts.Answered]) -> None:
         await real(self, answers)
-        self.state = replace(self.state, highest=self.state.epoch)
+        self.ledger.state = replace(self.state, highest=self.state.epoch)
 
     _set(stack, Shipper, "_resync", resync)
 
 
 @bug(zombies=0.6, crashes=0.2)
 def attempts_without_nonce(stack: ExitStack) -> None:
-    _set(stack, ship.secrets, "token_bytes", lambda length: bytes(length))
+    _set(stack, ledger.secrets, "token_bytes", lambda length: bytes(length))
 
 
 @bug()
@@ -535,5 +531,3 @@ def edge_of_another_size_not_doubted(stack: ExitStack) -> None:
             await real(self, index, known, claim)
 
     _set(stack, handshake.Comparison, "_volume", volume)
-
-

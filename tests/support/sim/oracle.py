@@ -57,6 +57,7 @@ class Oracle:
         self.paths: dict[bytes, list[tuple[Position, Content]]] = {}
         self.acknowledged: dict[bytes, Position] = {}
         self.applied = 0
+        self.rewound: dict[bytes, set[SealId]] = {}
 
     def said(self, record: bytes) -> None:
         """A record became durable on the stream's topic or on that of the receipts."""
@@ -83,13 +84,16 @@ class Oracle:
         if before is None or position.epoch > before.epoch:
             self.acknowledged[replica] = position
 
-    rewound: dict[bytes, set[SealId]]
-
     def fresh(self, replica: bytes) -> None:
         """The replica starts with an empty store."""
         self.paths[replica] = [(Position(), Content())]
         self.acknowledged.pop(replica, None)
-        self.__dict__.setdefault("rewound", {}).setdefault(replica, set())
+        self.rewound.setdefault(replica, set())
+
+    def adopted(self, replica: bytes, position: Position, contents: list[bytes]) -> None:
+        """The replica starts with an empty store over a disk that it has read."""
+        content = Content([bytearray(one) for one in contents], [bytearray(b"\1" * len(one)) for one in contents])
+        self.paths[replica] = [(position, content)]
 
     def committed(self, replica: bytes, update: Update) -> None:
         """A replica's store took a transaction."""
@@ -107,7 +111,9 @@ class Oracle:
             self._replay(content, kept.position)
             path.append((kept.position, content))
         if path[-1][0].seal != update.state.position.seal:
-            raise Violation(f"replica {replica!r} is at {update.state.position.seal}, its epochs say {path[-1][0].seal}")
+            raise Violation(
+                f"replica {replica!r} is at {update.state.position.seal}, its epochs say {path[-1][0].seal}"
+            )
 
     def _replay(self, content: Content, position: Position) -> None:
         epoch = self.epochs[position.seal]

@@ -10,14 +10,14 @@ import asyncio
 import copy
 import random
 from collections.abc import Coroutine
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from consumers.block import Target
 from consumers.reader import Reader
 from consumers.replay import Replay
 from consumers.replay import Settings as ReplaySettings
-from engine import errors
+from engine import digest, errors
 from engine.bus.memory import MemoryBus, Topic
 from engine.device.memory import MemoryDevice
 from engine.store import replicas
@@ -30,6 +30,7 @@ from engine.store.undo import UndoLog
 from producers.ship import Settings as ShipSettings
 from producers.ship import Shipper
 from schemas.identity import Cut, Volume
+from schemas.receipts import Position
 from tests.support.sim.oracle import Oracle, Violation
 from tests.support.sim.process import Crash, Faults, Process, SimDevice, SimFile, SimReplicaStore, SimSourceStore
 
@@ -80,6 +81,7 @@ class Guest:
         self._world = world
         self.disks = [MemoryDevice(world.chance.randrange(1, 10 * BLOCK), SECTOR) for _ in range(world.plan.volumes)]
         self.changes = 0
+        self._snapshot = self.key()
 
     def key(self) -> tuple[bytes, ...]:
         return tuple(disk.content() for disk in self.disks)
@@ -87,6 +89,11 @@ class Guest:
     async def change(self) -> None:
         chance = self._world.chance
         self.changes += 1
+        if chance.random() < 0.15:
+            await self._revert()
+            return
+        if chance.random() < 0.3:
+            self._snapshot = self.key()
         for _ in range(chance.randrange(1, 4)):
             disk = chance.choice(self.disks)
             if chance.random() < self._world.plan.resizes:
@@ -95,6 +102,12 @@ class Guest:
             start = chance.randrange(0, disk.size - length + 1)
             data = bytes(length) if chance.random() < 0.3 else chance.randbytes(length)
             await disk.write(start, data)
+
+    async def _revert(self) -> None:
+        """Back to a snapshot: what was changed since comes to be as it was."""
+        for disk, content in zip(self.disks, self._snapshot, strict=True):
+            await disk.resize(len(content))
+            await disk.write(0, content)
 
 
 class GuestSource:
@@ -221,7 +234,13 @@ class World:
     def _bus(self, process: Process) -> MemoryBus:
         async def gate(operation: str, topic: str) -> None:
             await process.pause()
-            if not self.calm and operation in ("append", "sync", "synced") and process.chance.random() < self.plan.transient:
+            if not self.calm and operation == "synced" and process.chance.random() < 0.05 * self.plan.lost_tails:
+                self._lose_tail(self.topics[topic], 4)
+            if (
+                not self.calm
+                and operation in ("append", "sync", "synced")
+                and process.chance.random() < self.plan.transient
+            ):
                 raise errors.Transient(f"{operation} on {topic}: the broker is away")
 
         return MemoryBus(self.topics, gate)
@@ -320,7 +339,7 @@ class World:
                 state = disk.store.load()
                 if state.held and not state.intent:
                     # The operator resumes what was rewound.
-                    disk.store.disk["state"] = copy.copy(state).__class__(**{**_fields(state), "held": ""})
+                    disk.store.disk["state"] = replace(state, held="")
                 rewinding = state.intent is None and not self.calm and self.chance.random() < self.plan.rewinds
                 main = self.rewind if rewinding else self.consume
                 runner.start(main(disk, process), process)
@@ -331,8 +350,7 @@ class World:
             await self.guest.change()
         if chance.random() < plan.lost_tails:
             for topic in self.topics.values():
-                lost = chance.randrange(0, min(len(topic.records), 12) + 1)
-                del topic.records[len(topic.records) - lost :]
+                self._lose_tail(topic, 12)
         if chance.random() < plan.zombies:
             await self._clone()
         if chance.random() < plan.restores:
@@ -346,15 +364,16 @@ class World:
             if chance.random() < 0.1 * plan.crashes:
                 await runner.stop()
 
+    def _lose_tail(self, topic: Topic, most: int) -> None:
+        lost = self.chance.randrange(0, min(len(topic.records), most) + 1)
+        del topic.records[len(topic.records) - lost :]
+
     async def _clone(self) -> None:
         """The producer lives on over a copy of its state, and another one is started over the original."""
         if self.producer.task is not None and self.producer.process.alive:
             old = self.producer.task
-            process = Process(self.chance, self.chance.randrange(1, 800))
-            clone = copy.deepcopy(self.source)
             self.zombies.append(old)
-            self.source = clone
-            self.producer.process.countdown = process.countdown
+            self.source = copy.deepcopy(self.source)
             self.producer.task = None
 
     async def _lose_store(self) -> None:
@@ -366,7 +385,24 @@ class World:
         else:
             at = self.chance.randrange(len(self.replicas))
             await self.runners[at].stop()
-            self._new_store(self.replicas[at])
+            disk = self.replicas[at]
+            self._new_store(disk)
+            if self.chance.random() < 0.5:
+                self._adopt(disk)
+
+    def _adopt(self, disk: ReplicaDisk) -> None:
+        """The store is lost and the disk is not: its blocks are claimed as they are read."""
+        volumes = tuple(Volume(f"vd{at}", device.size, BLOCK) for at, device in enumerate(disk.devices))
+        for at, volume in enumerate(volumes):
+            content = disk.devices[at].content()
+            files = [disk.files.setdefault(f"{kind}{at}", MemoryFile(SECTOR)) for kind in ("digests", "claims")]
+            leaves = Leaves(volume, *files)
+            if content:
+                leaves.write(0, digest.of_pieces(0, content, BLOCK))
+            leaves.sync()
+        position = replace(Position(), volumes=volumes)
+        disk.store.create(replace(disk.store.load(), position=position))
+        self.oracle.adopted(disk.name, position, [device.content() for device in disk.devices])
 
     async def live(self) -> None:
         """The whole life of a seed: bad luck for a while, then none, and all must become equal."""
@@ -408,6 +444,8 @@ class World:
         raise Violation(f"not equal after 180 s without faults: {self.describe()}")
 
     def _equal(self) -> bool:
+        if not all(zombie.done() for zombie in self.zombies):
+            return False
         wanted = self.guest.key()
         for disk in self.replicas:
             position = disk.store.load().position
@@ -420,7 +458,10 @@ class World:
 
     def describe(self) -> str:
         state = self.source.store.load()
-        lines = [f"plan {self.plan}", f"source epoch {state.epoch} chain {state.chain.hex()[:8]} attempt {state.attempt}"]
+        lines = [
+            f"plan {self.plan}",
+            f"source epoch {state.epoch} chain {state.chain.hex()[:8]} attempt {state.attempt}",
+        ]
         for disk in self.replicas:
             one = disk.store.load()
             lines.append(
@@ -428,7 +469,3 @@ class World:
                 f"{one.position.usable} complete {one.position.complete} missing {one.position.missing} held {one.held!r}"
             )
         return "\n".join(lines)
-
-
-def _fields(state: replicas.State) -> dict[str, Any]:
-    return {name: getattr(state, name) for name in state.__dataclass_fields__}
