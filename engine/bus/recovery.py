@@ -165,9 +165,12 @@ def _cut(directory: Path, end: Mark) -> None:
             segments.sync_directory(directory)
         elif base == end.segment and file.stat().st_size > end.position:
             _log.warning("%s: cut at byte %d of %d: a torn tail", file, end.position, file.stat().st_size)
-            with open(file, "r+b") as opened:
-                opened.truncate(end.position)
-                os.fsync(opened.fileno())
+            fd = os.open(file, os.O_RDWR | os.O_CLOEXEC)
+            try:
+                os.ftruncate(fd, end.position)
+                os.fsync(fd)
+            finally:
+                os.close(fd)
 
 
 def _rewrite(directory: Path, tail: Mark, end: Mark, bases: list[int]) -> None:
