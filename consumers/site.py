@@ -142,8 +142,8 @@ async def _open_images(
         new = await pool(_missing, disk.path)
         if not (new or record.begun or record.unread):
             raise errors.Usage(
-                f"{disk.path} exists, and is no replica of {disk.name} that is known here.  Take another target, or "
-                "give --adopt: then it is read, and everything in it that differs from the source is overwritten"
+                f"{disk.path} exists, and is no replica that is known here.  Take another target, or give --adopt: then "
+                "it is read, and everything in it that differs from the source is overwritten"
             )
         device = await images.open_image(
             disk.path, True, format=disk.format or None, secret_file=options.secret_file, offload=pool,

@@ -37,6 +37,7 @@ class Passes:
         self._shipper = shipper
         self._replica = replica
         self._refused = ""
+        self._asked = 0.0
         shipper.on_receipt(self._heard)
 
     def _heard(self, replica: bytes, receipt: receipts.Receipt) -> None:
@@ -73,13 +74,17 @@ class Passes:
             refusals += refused
             if refusals > REFUSALS:
                 raise errors.Divergence(f"the replica refused {REFUSALS} times in a row: {self._refused}")
-            if refused or self._silent(loop.time()):
+            if refused:
                 await self._shipper.nudge()
+            await self._ask_if_silent()
         return self._shipper.peers[self._replica].applied
 
-    def _silent(self, now: float) -> bool:
-        peer = self._shipper.peers.get(self._replica)
-        return peer is None or now - peer.heard > SILENCE
+    async def _ask_if_silent(self) -> None:
+        """An empty epoch, when there was no word for long: at most one in that time."""
+        peer, now = self._shipper.peers.get(self._replica), asyncio.get_running_loop().time()
+        if now - max(peer.heard if peer else 0.0, self._asked) > SILENCE:
+            self._asked = now
+            await self._shipper.nudge()
 
     def _there(self) -> bool:
         peer, state = self._shipper.peers.get(self._replica), self._shipper.state
@@ -99,5 +104,5 @@ class Passes:
         until = loop.time() + seconds
         while (left := until - loop.time()) > 0:
             await self._shipper.hear(min(0.5, left))
-            if not self._there() and self._silent(loop.time()):
-                await self._shipper.nudge()
+            if not self._there():
+                await self._ask_if_silent()

@@ -22,6 +22,8 @@ from schemas import topics
 
 log = logging.getLogger("vmferry.source")
 RATE_FILE = "rate"
+_SPAN = 1 << 30
+"""Bytes whose extents are asked for at once."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,6 +47,16 @@ class Site:
     shipper: ship.Shipper
     limiter: Limiter
     notes: list[str]
+
+    async def data(self) -> int:
+        """Bytes of the source that are not known to be zeros: what one pass reads at most."""
+        total = 0
+        for device in self.source.devices:
+            size = device.size
+            for start in range(0, size, _SPAN):
+                found = await device.extents(start, min(_SPAN, size - start))
+                total += sum(extent.length for extent in found if not extent.zero)
+        return total
 
     async def obey_rate(self) -> None:
         """Follow the stream's setting of its rate for ever, looking every second."""

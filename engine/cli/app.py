@@ -1,22 +1,26 @@
-"""The commands, and how each of them ends: a sentence and an exit code for everything that is said on purpose."""
+"""The commands of `vmferry`, and the words of their options.  What they do is in the files beside this one."""
 
 from __future__ import annotations
 
-import sys
 from typing import Annotated
 
 import typer
 
-from engine import errors, places
+from engine import places, units
+from engine.cli import ending, setting
+from engine.cli import rate as rating
 from engine.cli import replicate as replicating
-from engine.cli import setting
 
 app = typer.Typer(
     name="vmferry", no_args_is_help=True, pretty_exceptions_enable=False,
     help="Replicates KVM virtual machine disks between sites as a provable event log.",
 )  # fmt: skip
-UNEXPECTED = 70
-"""A bug of ours (EX_SOFTWARE of sysexits.h)."""
+
+State = Annotated[
+    str, typer.Option(metavar="DIR", help="Where state lies.  Else $VMFERRY_STATE, /var/lib/vmferry as root, or XDG's.")
+]
+Json = Annotated[bool, typer.Option("--json", help="Objects on stdout, one a line; the last one always comes.")]
+Debug = Annotated[bool, typer.Option("--debug", help="Tell more, with tracebacks.")]
 
 
 @app.callback()
@@ -26,24 +30,61 @@ def _root() -> None:
 
 @app.command()
 def replicate(
-    source: Annotated[
-        str, typer.Argument(metavar="SRC", help="image of a disk: a file, a block device, or an NBD URL")
-    ],
-    target: Annotated[str, typer.Argument(metavar="DST", help="where its replica lies; made when it is not there")],
-    state: Annotated[str, typer.Option(help="where state lies")] = "",
-    bus: Annotated[str, typer.Option(help="log:PATH or kafka://HOST:PORT,...")] = "",
-    name: Annotated[str, typer.Option(help="what the stream is called")] = "",
-    adopt: Annotated[bool, typer.Option("--adopt", help="take an existing DST and overwrite what differs")] = False,
+    source: Annotated[str, typer.Argument(metavar="SRC", help="The disk: an image, a block device, or an NBD URL.")],
+    target: Annotated[str, typer.Argument(metavar="DST", help="Its replica; made when it is not there.")],
+    follow: Annotated[bool, typer.Option("--follow", help="Go on, with a cut every so often.")] = False,
+    every: Annotated[str, typer.Option(metavar="TIME", help="How often, as in 30s or 5m.")] = "30s",
+    bus: Annotated[
+        str, typer.Option(metavar="URL", help="log:PATH (default: in the state), kafka://HOST:PORT,...")
+    ] = "",
+    state: State = "",
+    name: Annotated[str, typer.Option(metavar="LABEL", help="What the stream is called.")] = "",
+    format: Annotated[str, typer.Option(help="Format of SRC: raw, qcow2, luks, vmdk, vhdx, vdi.")] = "",
+    target_format: Annotated[str, typer.Option(help="Format of DST.")] = "",
+    secret_file: Annotated[str, typer.Option(metavar="FILE", help="Secret of encrypted images.")] = "",
+    block_size: Annotated[str, typer.Option(metavar="SIZE", help="Unit of comparison, once for all; 64K.")] = "",
+    rate: Annotated[str, typer.Option(metavar="SIZE", help="Bytes per second at most, or off; `vmferry rate`.")] = "",
+    undo_quota: Annotated[str, typer.Option(metavar="SIZE", help="Most that pre-images of DST may take.")] = "",
+    log_quota: Annotated[str, typer.Option(metavar="SIZE", help="Most that an embedded log may take.")] = "",
+    adopt: Annotated[bool, typer.Option("--adopt", help="Take a DST that exists: overwrite what differs.")] = False,
+    force_share: Annotated[
+        bool, typer.Option("--force-share", help="Read a SRC that is in use; proves nothing.")
+    ] = False,
+    as_json: Json = False,
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Only the proof, and trouble.")] = False,
+    debug: Debug = False,
 ) -> None:
-    """Bring DST to the state of SRC, and prove it."""
-    wanted = setting.Wanted(source, target, bus, name, adopt=adopt)
-    replicating.command(places.Places(places.state_directory(state)), wanted)
+    """Bring DST to the state of SRC, and prove it; only what differs travels."""
+    with ending.told(as_json, debug):
+        wanted = setting.Wanted(
+            source, target, bus, name, format, target_format, units.size(block_size) if block_size else None, adopt
+        )
+        asked = replicating.Asked(
+            every=units.seconds(every) if follow else None,
+            rate=units.rate(rate) if rate else None,
+            undo_quota=units.size(undo_quota) if undo_quota else 0,
+            log_quota=units.size(log_quota) if log_quota else None,
+            secret_file=secret_file, force_share=force_share, as_json=as_json, quiet=quiet, debug=debug,
+        )  # fmt: skip
+        replicating.command(_places(state), wanted, asked)
+
+
+@app.command()
+def rate(
+    stream: Annotated[str, typer.Argument(metavar="STREAM", help="Its label, UUID, source or replica.")],
+    limit: Annotated[str, typer.Argument(metavar="SIZE", help="Bytes per second, as in 20M; or off.")],
+    state: State = "",
+    as_json: Json = False,
+) -> None:
+    """Limit how fast a stream may send, also while it runs."""
+    with ending.told(as_json):
+        rating.command(_places(state), stream, limit, as_json)
+
+
+def _places(state: str) -> places.Places:
+    return places.Places(places.state_directory(state))
 
 
 def main() -> None:
     """The script.  Ends the process with the code of what happened (docs/EXIT-CODES.md)."""
-    try:
-        app(standalone_mode=True)
-    except errors.FerryError as why:
-        sys.stderr.write(f"vmferry: {why}\n")
-        sys.exit(why.exit_code)
+    app()

@@ -4,29 +4,84 @@ from __future__ import annotations
 
 import asyncio
 import time
+from dataclasses import dataclass
 
 import typer
 
 from engine import places, registry, units
-from engine.cli import setting, wings
-from engine.cli.replication import Choices, Replication
+from engine.cli import ending, setting, summary, view, wings
+from engine.cli.replication import Choices, Numbers, Replication
+from engine.cli.stopping import Stopping
 
 
-def command(where: places.Places, wanted: setting.Wanted) -> None:
-    """Run it, and say what came of it."""
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """The options that are about how, not about what."""
+
+    every: float | None = None
+    rate: int | None = None
+    undo_quota: int = 0
+    log_quota: int | None = None
+    secret_file: str = ""
+    force_share: bool = False
+    as_json: bool = False
+    quiet: bool = False
+    debug: bool = False
+
+
+def command(where: places.Places, wanted: setting.Wanted, asked: Asked) -> None:
+    """Run it, and say what came of it.  Raises what ends it."""
     with setting.settled(where):
         pair = asyncio.run(setting.pair(where, wanted))
         records = registry.Registry(where)
         records.save(pair.stream)
         records.save(pair.replica)
-    choices = Choices(source=wings.producers().Options(), target=wings.consumers().Options(sizes=pair.sizes))
-    run = Replication(where, pair, choices)
-    began = time.monotonic()
-    run.run(lambda: None)
-    seconds, numbers, outcome = time.monotonic() - began, run.numbers(), run.outcomes[-1]
-    typer.echo(
-        f"{outcome.epochs} epochs, read {units.shown(numbers.read)}, sent {units.shown(numbers.sent)}"
-        f" in {seconds:.2f} s ({units.shown(numbers.sent / seconds)}/s)"
+    choices = Choices(
+        wings.producers().Options(asked.rate, asked.log_quota, asked.force_share, asked.secret_file),
+        wings.consumers().Options(pair.sizes, asked.secret_file, asked.undo_quota),
+        asked.every,
+        not asked.force_share,
     )
-    root = " ".join(root.hex() for root in outcome.position.roots)
-    typer.echo(f"proved: source and replica have the Merkle root {root}" if outcome.proved else "applied, not proved")
+    run, began = Replication(where, pair, choices), time.monotonic()
+    with Stopping() as stopping:
+        ended = _watched(run, stopping, asked)
+    if not ended:
+        raise ending.Interrupted(summary.on_interrupt(run.numbers, sum(pair.sizes)))
+    _say(summary.of(run, time.monotonic() - began), asked)
+
+
+def _watched(run: Replication, stopping: Stopping, asked: Asked) -> bool:
+    shown = view.make(asked.as_json, asked.quiet, asked.debug)
+    told = 0
+
+    def watch(numbers: Numbers) -> bool:
+        nonlocal told
+        shown.show(numbers)
+        if asked.every is not None and len(run.outcomes) > told:
+            told = len(run.outcomes)
+            _say_pass(run, asked)
+        return not stopping.wanted
+
+    try:
+        return run.run(watch)
+    finally:
+        shown.close()
+
+
+def _say_pass(run: Replication, asked: Asked) -> None:
+    """With --follow: a line for each cut that is applied."""
+    said = summary.of(run, 0.0)
+    if asked.as_json:
+        ending.emit({**said, "event": "cut"})
+    elif not asked.quiet and (said["epochs"] or len(run.outcomes) == 1):
+        proved = "proved" if said["proved"] else "applied, not proved"
+        typer.echo(f"{said['instant']} epoch {said['epoch']} {proved}, sent {units.shown(said['sent'])} so far")
+
+
+def _say(said: dict[str, object], asked: Asked) -> None:
+    if asked.as_json:
+        ending.emit(said)
+    elif asked.quiet:
+        typer.echo(summary.proof(said))
+    else:
+        typer.echo("\n".join(summary.lines(said)))

@@ -6,6 +6,7 @@ import asyncio
 import logging
 import threading
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -16,142 +17,187 @@ from engine.cli.side import Side, until
 from schemas.receipts import Position
 
 log = logging.getLogger("vmferry.replicate")
-RETRY = (errors.Transient, errors.Full, errors.InUse)
-"""What passes: with --follow it is tried again, with a site that is opened anew."""
+PASSING = (errors.Transient, errors.Full, errors.InUse)
+"""What passes: with --follow the side is opened anew, and recovers."""
 PAUSES = (1.0, 2.0, 5.0, 10.0, 30.0)
-"""Seconds before the next try, the last for ever."""
+"""Seconds before each try in a row, the last for ever."""
+_BEAT = 0.05
 
 
 @dataclass(frozen=True, slots=True)
 class Choices:
-    """How this run goes.  `every`: seconds between cuts, None for one cut."""
+    """How this run goes.  `every`: seconds between cuts, None for one cut.  `steady`: a cut has to be consistent."""
 
+    source: Any
+    target: Any
     every: float | None = None
-    source: Any = None
-    target: Any = None
     steady: bool = True
 
 
-@dataclass(slots=True)
+@dataclass(frozen=True, slots=True)
 class Numbers:
-    """What can be seen of a run at any moment, from any thread.  Bytes and seconds."""
+    """What can be seen of a run at any moment, from any thread.  Bytes."""
 
     total: int = 0
+    "Data that the pass has to read."
     read: int = 0
+    "Of it."
+    read_ever: int = 0
     sent: int = 0
+    sealed: int = 0
+    "The last epoch on the bus."
     applied: Position = field(default_factory=Position)
+    missing: int | None = None
+    "Bytes of the volumes that a start now would have to send; None before that is known."
     phase: str = "opening"
-    passes: int = 0
 
 
 class Replication:
-    """One run.  `outcomes` has each pass that came to its end; `notes` what its user must hear besides."""
+    """One run.  `outcomes` has each pass that came to its end, `notes` what its user must hear besides."""
 
     def __init__(self, where: places.Places, pair: Pair, choices: Choices) -> None:
         self.where, self.pair, self.choices = where, pair, choices
         self.outcomes: list[Any] = []
         self.notes: list[str] = []
-        self.began = time.monotonic()
-        self.waits = ""
-        "Why a side is not running at the moment."
+        self.numbers = Numbers()
         self._going = True
-        self._sites: dict[str, Any] = {}
-        self._before = [0, 0]
+        self._phase = "opening"
+        self._total = self._base = self._read = self._sent = 0
+        self._source_site: Any = None
+        self._target_site: Any = None
         self._opened, self._ready = threading.Event(), threading.Event()
-        self._sides: dict[str, Side] = {}
+        self._tended: list[_Tended] = []
 
     # -- the two sides, each in its own thread and loop -------------------------------------------------------------
 
     async def _source(self) -> None:
         expect = frozenset({self.pair.replica.identity})
         async with wings.producers().open_source(self.where, self.pair.stream, expect, self.choices.source) as site:
-            self._enter("source", site)
+            self._note(site.notes)
             self._opened.set()
             await until(self._ready)
+            self._total, self._source_site = await site.data(), site
             pace = asyncio.ensure_future(site.obey_rate())
             try:
-                await self._pump(site)
+                await self._passes(site)
             finally:
                 pace.cancel()
-                self._leave(site)
 
-    async def _pump(self, site: Any) -> None:
+    async def _passes(self, site: Any) -> None:
         passes = wings.producers("passes").Passes(site.shipper, self.pair.replica.identity)
+        self._phase = "comparing"
         await site.shipper.start()
         while self._going:
-            began = time.monotonic()
-            self.outcomes.append(await passes.run(self.choices.steady))
-            self.waits = ""
+            began, self._base, self._phase = time.monotonic(), site.source.told.read, "shipping"
+            outcome = await passes.run(self.choices.steady)
+            self.outcomes.append(outcome)
+            self._phase = "following"
             if self.choices.every is None:
                 return
             await passes.idle(max(0.0, began + self.choices.every - time.monotonic()))
 
     async def _target(self) -> None:
-        async with wings.consumers().open_replica(
-            self.where, self.pair.stream, self.pair.replica, self.choices.target
-        ) as site:
-            self._enter("target", site)
+        opening = wings.consumers().open_replica(self.where, self.pair.stream, self.pair.replica, self.choices.target)
+        async with opening as site:
+            self._note(site.notes)
+            self._target_site = site
             await site.recover()
             self._ready.set()
             await site.run(lambda: self._going)
 
-    def _enter(self, side: str, site: Any) -> None:
-        self._sites[side] = site
-        for note in site.notes:
-            if note not in self.notes:
-                self.notes.append(note)
-
-    def _leave(self, site: Any) -> None:
-        del self._sites["source"]
-        self._before = [self._before[0] + site.source.told.read, self._before[1] + site.shipper.sent]
+    def _note(self, notes: list[str]) -> None:
+        self.notes += [note for note in notes if note not in self.notes]
 
     # -- the watch, in the main thread ------------------------------------------------------------------------------
 
-    def run(self, watch: Any) -> None:
-        """Run to the end: of the one pass, or with `every` until `stop`.  `watch()` is called many times a second.
+    def run(self, watch: Callable[[Numbers], bool]) -> bool:
+        """Run to the end: of the one pass, or for ever.  `watch` is called many times a second; False ends it.
 
-        Raises what ended a side; with `every`, passing trouble does not.
+        Gives whether it came to its end by itself.  Raises what ended a side; with `every`, passing trouble does not.
         """
-        self._sides = {"source": Side("source", self._source)}
-        self._sides["source"].start()
+        source, target = _Tended(Side("source", self._source)), _Tended(Side("target", self._target))
+        self._tended = [source, target]
         try:
-            while True:
-                watch()
-                self._sides["source"].join(0.05)
-                if self._opened.is_set() and "target" not in self._sides:
-                    self._begin("target", self._target)
-                if not self._tend():
-                    return
+            while watch(self._look()):
+                source.tend(self._passing)
+                if self._opened.is_set():
+                    target.tend(self._passing)
+                if source.done:
+                    return True
+                source.side.join(_BEAT)
+            return False
         finally:
-            self.stop()
-            for side in self._sides.values():
-                while not side.join(0.1):
-                    watch()
+            self._going = False
+            source.side.cancel()
+            for one in self._tended:
+                while one.begun and not one.side.join(_BEAT):
+                    watch(self._look())
+            self._look()
 
-    def _begin(self, name: str, main: Any) -> None:
-        self._sides[name] = Side(name, main)
-        self._sides[name].start()
+    def _passing(self, side: str, error: BaseException, pause: float) -> bool:
+        """Whether a fault of one side is waited out."""
+        if self.choices.every is None or not isinstance(error, PASSING) or not (self.outcomes or self._ready.is_set()):
+            return False
+        log.warning("%s side: %s; trying again in %.0f s", side, error, pause)
+        self._leave(side)
+        return True
 
-    def _tend(self) -> bool:
-        """Look after sides that ended.  False when the run is over."""
-        for side in self._sides.values():
-            if side.ended and side.error is not None:
-                raise side.error
-        return not self._sides["source"].ended
+    def _leave(self, side: str) -> None:
+        if side == "source" and self._source_site is not None:
+            self._read += self._source_site.source.told.read
+            self._sent += self._source_site.shipper.sent
+            self._source_site = None
 
-    def stop(self) -> None:
-        """End soon, in a state that the next run goes on from."""
-        self._going = False
-        if "source" in self._sides:
-            self._sides["source"].cancel()
+    def _look(self) -> Numbers:
+        source, target = self._source_site, self._target_site
+        told, shipper = (source.source.told.read, source.shipper) if source is not None else (0, None)
+        self.numbers = Numbers(
+            self._total,
+            max(0, told - self._base),
+            self._read + told,
+            self._sent + (shipper.sent if shipper else 0),
+            shipper.state.epoch if shipper else self.numbers.sealed,
+            target.replay.state.position if target is not None else Position(),
+            _missing(shipper) if shipper else self.numbers.missing,
+            self._phase,
+        )
+        return self.numbers
 
-    def numbers(self) -> Numbers:
-        """Where it stands now."""
-        read, sent = self._before
-        source, target = self._sites.get("source"), self._sites.get("target")
-        if source is not None:
-            read, sent = read + source.source.told.read, sent + source.shipper.sent
-        found = Numbers(read=read, sent=sent, passes=len(self.outcomes))
-        if target is not None:
-            found.applied = target.replay.state.position
-        return found
+
+def _missing(shipper: Any) -> int | None:
+    maps = shipper.map.volumes
+    if not maps:
+        return None
+    return sum(int(min(one.unsure.count * one.volume.block_size, one.volume.size)) for one in maps)
+
+
+class _Tended:
+    """A side, and when it is to be begun again."""
+
+    def __init__(self, side: Side) -> None:
+        self.side = side
+        self.begun = self.done = False
+        self._failures = 0
+        self._again = 0.0
+
+    def tend(self, passing: Callable[[str, BaseException, float], bool]) -> None:
+        """Begin it, see it end, begin it again.  Raises what ended it, when that does not pass."""
+        if not self.begun:
+            if time.monotonic() >= self._again:
+                self.begun = True
+                self._since = time.monotonic()
+                self.side.start()
+            return
+        if not self.side.ended or self.done:
+            return
+        error = self.side.error
+        if error is None:
+            self.done = True
+            return
+        self._failures = 0 if time.monotonic() - self._since > 2 * PAUSES[-1] else self._failures
+        pause = PAUSES[min(self._failures, len(PAUSES) - 1)]
+        if not passing(self.side.name, error, pause):
+            raise error
+        self._failures += 1
+        self._again, self.begun = time.monotonic() + pause, False
+        self.side = self.side.another()

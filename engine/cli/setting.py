@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fcntl
+import itertools
 import os
 import secrets
 import uuid
@@ -74,11 +75,17 @@ def _stream(where: places.Places, wanted: Wanted, source: str, kind: str, taken:
     if label in taken:
         raise errors.Usage(f"there is a stream {label!r} already: choose another --name")
     disk = registry.Disk("vda", source, wanted.format or kind, wanted.block_size or BLOCK_SIZE)
-    return registry.Stream(str(uuid.uuid4()), label, wanted.bus or where.log, (disk,))
+    return registry.Stream(str(uuid.uuid4()), label, absolute(wanted.bus) or where.log, (disk,))
 
 
 def _free(label: str, taken: set[str]) -> str:
-    return next(name for name in (label, *(f"{label}-{n}" for n in range(2, 1 << 20))) if name not in taken)
+    names = itertools.chain([label], (f"{label}-{number}" for number in itertools.count(2)))
+    return next(name for name in names if name not in taken)
+
+
+def absolute(bus: str) -> str:
+    """The URL as it is found again from any directory."""
+    return f"log:{os.path.abspath(bus[4:])}" if bus.startswith("log:") and bus[4:] else bus
 
 
 def _again(stream: registry.Stream, wanted: Wanted) -> registry.Stream:
@@ -86,7 +93,7 @@ def _again(stream: registry.Stream, wanted: Wanted) -> registry.Stream:
     if wanted.block_size not in (None, size):
         raise errors.Usage(f"stream {stream.label} has blocks of {size:,} bytes; that cannot be changed")
     disk = replace(stream.disks[0], format=wanted.format or stream.disks[0].format)
-    return replace(stream, label=wanted.name or stream.label, bus=wanted.bus or stream.bus, disks=(disk,))
+    return replace(stream, label=wanted.name or stream.label, bus=absolute(wanted.bus) or stream.bus, disks=(disk,))
 
 
 def _replica(known: registry.Registry, wanted: Wanted, stream: registry.Stream, target: str) -> registry.Replica:

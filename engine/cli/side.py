@@ -12,11 +12,16 @@ class Side:
 
     def __init__(self, name: str, main: Callable[[], Awaitable[None]]) -> None:
         self.error: BaseException | None = None
+        self.name = name
         self._main = main
         self._loop: asyncio.AbstractEventLoop | None = None
         self._task: asyncio.Task[None] | None = None
         self._cancelled = False
         self._thread = threading.Thread(target=self._run, name=name, daemon=True)
+
+    def another(self) -> Side:
+        """The same once more: a side runs once."""
+        return Side(self.name, self._main)
 
     def start(self) -> None:
         self._thread.start()

@@ -1,0 +1,34 @@
+"""Ctrl-C and SIGTERM: the first asks for an orderly end, the second takes it."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+from types import FrameType
+
+from engine.cli.ending import INTERRUPTED
+
+
+class Stopping:
+    """While inside, signals are counted instead of raised."""
+
+    def __init__(self) -> None:
+        self.wanted = False
+        self._before: dict[int, object] = {}
+
+    def __enter__(self) -> Stopping:
+        for number in (signal.SIGINT, signal.SIGTERM):
+            self._before[number] = signal.signal(number, self._count)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for number, before in self._before.items():
+            signal.signal(number, before)  # type: ignore[arg-type]
+
+    def _count(self, _number: int, _frame: FrameType | None) -> None:
+        if self.wanted:
+            # After a kill nothing would be put in order either: every start recovers.
+            os._exit(INTERRUPTED)
+        self.wanted = True
+        sys.stderr.write("vmferry: ending; once more to end at once\n")
