@@ -9,7 +9,7 @@ from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from consumers import state
+from consumers import held, state
 from consumers.block import Target
 from consumers.reader import Reader
 from consumers.replay import Replay, Settings
@@ -50,8 +50,9 @@ class Site:
     "Pre-images that recovery put back."
 
     async def recover(self) -> None:
-        """Bring the image to its stored position, and find that in the log."""
+        """Bring the image to its stored position, and find that in the log.  Raises Usage when it was rewound."""
         self.recovered = await self.replay.recover()
+        held.refuse(self.replay.state.held, self.record.disks[0].path)
         position = self.replay.state.position
         if position.epoch:
             await self.replay.locate()
@@ -76,12 +77,13 @@ async def open_replica(
     """Open the replica `record` of `stream`, making images that are not there.  `recover` it before anything else.
 
     Digests that are lost, damaged, or not those of the image any more, are read from it, and said in `notes`.
-    Raises InUse, NotFound, Usage, Full, Transient, DeviceFailed, Damaged (newer version).
+    Raises InUse, NotFound, Usage (also: it is held), Full, Transient, DeviceFailed, Damaged (newer version).
     """
     directory = where.replica(record.stream, record.replica)
     async with contextlib.AsyncExitStack() as stack:
         places.make(directory)
         stack.callback(places.Hold(directory, f"the replica {record.disks[0].path}").close)
+        held.refuse(record.held, record.disks[0].path)
         pool = Pool("target")
         stack.callback(pool.close)
         bus = await connect.connect(record.bus)
@@ -92,6 +94,7 @@ async def open_replica(
         devices, created = await _open_images(stack, record, options, pool)
         found = state.find(directory, record, created)
         stack.callback(found.store.close)
+        held.refuse("" if found.store.empty else found.store.load().held, record.disks[0].path)
         files = state.Files(directory)
         stack.callback(files.close)
         stack.push_async_callback(pool.idle)
@@ -142,8 +145,8 @@ async def _open_images(
         new = await pool(_missing, disk.path)
         if not (new or record.begun or record.unread):
             raise errors.Usage(
-                f"{disk.path} exists, and is no replica that is known here.  Take another target, or give --adopt: then "
-                "it is read, and everything in it that differs from the source is overwritten"
+                f"{disk.path} exists, and is no replica that is known here.  Take another target, or give --adopt: "
+                "then it is read, and everything in it that differs from the source is overwritten"
             )
         device = await images.open_image(
             disk.path, True, format=disk.format or None, secret_file=options.secret_file, offload=pool,

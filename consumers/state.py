@@ -19,7 +19,7 @@ from schemas.identity import Volume
 
 STATE = "state.sqlite"
 UNDO = "undo"
-_PARTS = ("digests", "claims")
+PARTS = ("digests", "claims")
 _READ = 4 << 20
 _SPAN = 1 << 30
 
@@ -34,7 +34,7 @@ class Files:
 
     def leaves(self, index: int, volume: Volume) -> Leaves:
         """A block.MakeLeaves."""
-        digests, claims = (self._file(f"{index}.{part}") for part in _PARTS)
+        digests, claims = (self._file(f"{index}.{part}") for part in PARTS)
         return Leaves(volume, digests, claims, self._scratch)
 
     def _file(self, name: str) -> OsFile:
@@ -72,7 +72,7 @@ def find(directory: Path, record: registry.Replica, created: bool) -> Found:
         lost = f"{why}; it is now {database.set_aside(path).name}"
         store = _loadable(path)
     try:
-        return Found(store, lost or _lost(store, directory, record, created))
+        return Found(store, lost or why_lost(store, directory, record, created))
     except BaseException:
         store.close()
         raise
@@ -89,7 +89,8 @@ def _loadable(path: Path) -> SqliteReplicaStore:
     return store
 
 
-def _lost(store: SqliteReplicaStore, directory: Path, record: registry.Replica, created: bool) -> str:
+def why_lost(store: SqliteReplicaStore, directory: Path, record: registry.Replica, created: bool = False) -> str:
+    """Why the digests of the replica cannot be relied on; nothing when they can."""
     if not record.begun:
         return ""
     if store.empty:
@@ -97,7 +98,7 @@ def _lost(store: SqliteReplicaStore, directory: Path, record: registry.Replica, 
     if created:
         return f"{record.disks[0].path} was deleted, and is made anew"
     volumes = store.load().position.volumes
-    names = [UNDO] + [f"{index}.{part}" for index in range(len(volumes)) for part in _PARTS]
+    names = [UNDO] + [f"{index}.{part}" for index in range(len(volumes)) for part in PARTS]
     missing = [name for name in names if volumes and not (directory / name).exists()]
     if missing:
         return f"{', '.join(missing)} of its digests is missing"
@@ -121,7 +122,7 @@ def begin(
 
     The log counts from `offset` on: what stands before it is of a past that this store does not share.
     """
-    for name in [UNDO, *(f"{index}.{part}" for index in range(len(record.disks)) for part in _PARTS)]:
+    for name in [UNDO, *(f"{index}.{part}" for index in range(len(record.disks)) for part in PARTS)]:
         (directory / name).unlink(missing_ok=True)
     state = State(record.identity, secrets.token_bytes(8), stream.identity, stream.label, replace(EMPTY, offset=offset))
     if not store.empty:

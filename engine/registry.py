@@ -53,6 +53,7 @@ class Replica:
     """Where a replica lies.  `begun`: it has had a state.  `unread`: its digests must first be read from its image.
 
     `left` is (size, mtime in ns) of each image as we last closed it: another value means that somebody wrote to it.
+    `held`: why nothing may be applied to it (consumers/held.py); here as well, so that it outlives a lost state.
     """
 
     replica: str
@@ -62,6 +63,7 @@ class Replica:
     begun: bool = False
     unread: bool = False
     left: tuple[tuple[int, int], ...] = ()
+    held: str = ""
 
     @property
     def identity(self) -> bytes:

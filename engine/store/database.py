@@ -70,6 +70,24 @@ def open_database(path: Path, schema: str) -> sqlite_utils.Database:
     return db
 
 
+def open_read_only(path: Path) -> sqlite_utils.Database:
+    """The file as it is, for a look that neither disturbs nor waits for whoever writes to it.
+
+    Raises NotFound, Newer, Damaged, DeviceFailed.
+    """
+    if not path.exists():
+        raise errors.NotFound(f"{path} is missing")
+    with named(path):
+        # Without a WAL nobody has it open: as it lies on the disk, and no file is made beside it.
+        connection = _connect(path, "ro" if os.path.exists(f"{path}-wal") else "ro&immutable=1")
+        try:
+            _check_version(path, connection)
+        except BaseException:
+            connection.close()
+            raise
+    return sqlite_utils.Database(connection, execute_plugins=False)
+
+
 def _connect(path: Path, mode: str) -> sqlite3.Connection:
     uri = f"{path.absolute().as_uri()}?mode={mode}"
     return sqlite3.connect(uri, uri=True, timeout=_BUSY_SECONDS, isolation_level=None)
@@ -79,16 +97,18 @@ def _check(path: Path) -> None:
     """Read only: a newer file must stay as it is, and a damaged one is evidence."""
     connection = _connect(path, "ro")
     try:
-        found = connection.execute("PRAGMA user_version").fetchone()[0]
-        if found > VERSION:
-            raise Newer(
-                f"{path} is of version {found}, and this vmferry knows {VERSION}: upgrade it. Nothing was touched"
-            )
+        _check_version(path, connection)
         (health,) = connection.execute("PRAGMA quick_check(1)").fetchone()
         if health != "ok":
             raise errors.Damaged(f"{path} is not whole: {health}")
     finally:
         connection.close()
+
+
+def _check_version(path: Path, connection: sqlite3.Connection) -> None:
+    found = connection.execute("PRAGMA user_version").fetchone()[0]
+    if found > VERSION:
+        raise Newer(f"{path} is of version {found}, and this vmferry knows {VERSION}: upgrade it. Nothing was touched")
 
 
 def _create(db: sqlite_utils.Database, schema: str) -> None:
