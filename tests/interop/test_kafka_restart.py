@@ -8,7 +8,6 @@ import logging
 import time
 import uuid
 from collections.abc import AsyncIterator, Iterator
-from pathlib import Path
 
 import pytest
 
@@ -165,8 +164,3 @@ async def test_what_aiokafka_says_hundreds_of_times_is_said_once(
         chatty.warning("Got error produce response: %s", topic)
     said = [record.getMessage() for record in caplog.records if record.name == "vmferry.bus"]
     assert [line for line in said if "Got error" in line] == [f"Kafka: Got error produce response: {topic}"]
-
-
-def test_a_cluster_can_be_kept_for_a_bench(tmp_path: Path) -> None:
-    with running(tmp_path / "once") as cluster:
-        assert cluster.url == f"kafka://{cluster.brokers[0].server}"
