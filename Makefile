@@ -33,7 +33,7 @@ format: $(VENV)/.dev
 
 types: $(VENV)/.dev
 	$(BIN)/mypy
-	$(BIN)/mypy examples tests tools
+	$(BIN)/mypy bench examples tests tools
 
 contracts: $(VENV)/.dev
 	$(BIN)/lint-imports --no-cache
