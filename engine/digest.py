@@ -1,4 +1,4 @@
-"""Digests, in their three roles (DESIGN 2.8): xxh3 is this block changed, BLAKE3 what it is, SHA-256 what outsiders check."""
+"""Digests: xxh3 says whether a block changed, BLAKE3 what it is; SHA-256 is for nodes and for outsiders to check."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def zeros(length: int) -> bytes:
 
 
 def fingerprint(data: bytes | memoryview, seed: int) -> bytes:
-    """xxh3-128 of one block under the stream's secret `seed`: a guest that does not know it cannot forge 'unchanged'."""
+    """xxh3-128 of one block under the stream's secret `seed`: who does not know it cannot forge 'unchanged'."""
     return xxhash.xxh3_128_digest(data, seed=seed)
 
 

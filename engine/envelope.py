@@ -31,13 +31,16 @@ def plain(body: bytes) -> tuple[int, bytes]:
 
 
 def body(frame: wire.Frame) -> bytes:
-    """The body out of its codec.  Raises Malformed; never makes more than MAX_RECORD bytes."""
+    """The body out of its codec.  Raises Malformed; never makes more than MAX_RECORD bytes, whatever the frame says."""
     if frame.codec == wire.CODEC_NONE:
         return frame.body
     if frame.codec != wire.CODEC_ZSTD:
         raise errors.Malformed(f"unknown codec {frame.codec}")
     try:
-        return zstandard.ZstdDecompressor().decompress(frame.body, max_output_size=wire.MAX_RECORD)
+        size = zstandard.frame_content_size(frame.body)
+        if not 0 <= size <= wire.MAX_RECORD:
+            raise errors.Malformed(f"a zstd frame that says it holds {size} bytes; at most {wire.MAX_RECORD}")
+        return zstandard.ZstdDecompressor().decompress(frame.body, allow_extra_data=False)
     except zstandard.ZstdError as why:
         raise errors.Malformed(f"body is not the zstd frame that its header says: {why}") from why
 

@@ -216,6 +216,10 @@ class Replica:
             return self._gap(address, f"its seal counts {event.count} events, {address.seq} came")
         if current.chain.seal(event.cut, event.missing) != event.chain:
             return self._diverged(address, "its events do not make the chain that its seal names")
+        if len(event.roots) not in (0, len(current.opened.volumes)):
+            return self._diverged(
+                address, f"its seal has {len(event.roots)} roots for {len(current.opened.volumes)} volumes"
+            )
         position = receipts.Position(
             address.generation, address.attempt, address.epoch, event.chain, current.opened.volumes, event.roots,
             event.cut, event.missing, current.complete or event.missing == 0, event.instant,

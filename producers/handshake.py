@@ -40,7 +40,7 @@ class Seen:
 
 
 async def read_up_to(source: ports.Log, stream: bytes, offset: int, own: Address) -> Seen:
-    """Read the log from `offset` to the record `own`; what cannot be read is passed over, as a replica would refuse it."""
+    """Read the log from `offset` to its end.  What cannot be read is passed over: every replica refuses it as well."""
     seen = Seen()
     async for entry in _entries(source, offset):
         try:
@@ -76,7 +76,7 @@ async def _entries(source: ports.Log, offset: int) -> AsyncIterator[ports.Entry]
 
 
 def adopt(staged: list[Staged], seen: Seen) -> tuple[list[Staged], int]:
-    """The staged epochs whose seals are in the log, in order up to the first that is not, and the offset behind them."""
+    """The staged epochs whose seals are in the log, up to the first that is not, and the offset behind them."""
     found: list[Staged] = []
     offset = 0
     for one in staged:

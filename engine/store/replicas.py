@@ -5,10 +5,10 @@ The port, and its twin in memory.  engine/store/sqlite.py is the one that surviv
 
 from __future__ import annotations
 
-import copy
 from dataclasses import dataclass, field, replace
 from typing import Protocol
 
+from engine import errors
 from engine.replica import EMPTY
 from schemas.identity import NO_NONCE, Attempt
 from schemas.receipts import Position
@@ -92,38 +92,48 @@ def surviving(entry: Outgoing, position: Position) -> bool:
 
 
 @dataclass
+class MemoryDisk:
+    """What a memory store leaves behind."""
+
+    state: State | None = None
+    kept: tuple[KeptEpoch, ...] = ()
+    outbox: tuple[Outgoing, ...] = ()
+
+
+@dataclass
 class MemoryReplicaStore:
     """Twin of the SQLite store: every method is one atomic step on `disk`, which outlives the object."""
 
-    disk: dict[str, object] = field(default_factory=dict)
+    disk: MemoryDisk = field(default_factory=MemoryDisk)
 
     def create(self, state: State) -> None:
-        self.disk.update(state=state, kept=[], outbox=[])
+        """Begin anew with `state`."""
+        self.disk.state, self.disk.kept, self.disk.outbox = state, (), ()
 
     def load(self) -> State:
-        state = self.disk["state"]
-        assert isinstance(state, State)
-        return state
+        if self.disk.state is None:
+            raise errors.NotFound("the store was never created")
+        return self.disk.state
 
     def commit(self, update: Update) -> None:
-        kept, outbox = self.kept(), self.outbox()
+        kept, outbox = self.disk.kept, self.disk.outbox
         if update.rewound:
             position = update.state.position
-            kept = [one for one in kept if one.position.epoch <= position.epoch]
-            outbox = [one for one in outbox if surviving(one, position)]
-        self.disk.update(state=update.state, kept=kept + list(update.keep), outbox=outbox + list(update.receipts))
+            kept = tuple(one for one in kept if one.position.epoch <= position.epoch)
+            outbox = tuple(one for one in outbox if surviving(one, position))
+        self.disk.state, self.disk.kept, self.disk.outbox = update.state, kept + update.keep, outbox + update.receipts
 
     def kept(self) -> list[KeptEpoch]:
-        return copy.copy(self.disk["kept"])  # type: ignore[return-value]
+        return list(self.disk.kept)
 
     def forget_before(self, end: int) -> None:
-        self.disk["kept"] = [one for one in self.kept() if one.end >= end]
+        self.disk.kept = tuple(one for one in self.disk.kept if one.end >= end)
 
     def outbox(self) -> list[Outgoing]:
-        return copy.copy(self.disk["outbox"])  # type: ignore[return-value]
+        return list(self.disk.outbox)
 
     def published(self, number: int) -> None:
-        self.disk["outbox"] = [one for one in self.outbox() if one.number > number]
+        self.disk.outbox = tuple(one for one in self.disk.outbox if one.number > number)
 
     def close(self) -> None:
         """Nothing is held open."""

@@ -10,7 +10,8 @@ from dataclasses import replace
 
 from tests.support.sim.bugs import Bug
 from tests.support.sim.loop import run
-from tests.support.sim.world import Plan, World
+from tests.support.sim.plan import Plan
+from tests.support.sim.world import World
 
 
 def one(seed: int, luck: dict[str, object] | None = None) -> tuple[int, str, int]:

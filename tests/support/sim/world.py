@@ -29,105 +29,14 @@ from engine.store.stage import Stage
 from engine.store.undo import UndoLog
 from producers.ship import Settings as ShipSettings
 from producers.ship import Shipper
-from schemas.identity import Cut, Volume
+from schemas.identity import Volume
 from schemas.receipts import Position
+from tests.support.sim.guest import BLOCK, SECTOR, Guest, GuestSource
 from tests.support.sim.oracle import Oracle, Violation
+from tests.support.sim.plan import Plan
 from tests.support.sim.process import Crash, Faults, Process, SimDevice, SimFile, SimReplicaStore, SimSourceStore
 
-BLOCK = 32
-SECTOR = 8
 STREAM = b"sim-stream-00001"
-
-
-@dataclass
-class Plan:
-    """What a seed is made to go through."""
-
-    roots: bool = True
-    replicas: int = 1
-    volumes: int = 2
-    ticks: int = 12
-    crashes: float = 0.5
-    power: float = 0.5
-    zombies: float = 0.1
-    lost_tails: float = 0.1
-    duplicates: float = 0.1
-    rewinds: float = 0.1
-    resizes: float = 0.1
-    restores: float = 0.05
-    lost_stores: float = 0.03
-    drop: float = 0.0
-    fail_flush: float = 0.0
-    transient: float = 0.0
-    late: float = 0.5
-
-    @classmethod
-    def of(cls, chance: random.Random) -> Plan:
-        """A plan at random; half of them without roots."""
-        some = chance.choice
-        return cls(
-            roots=chance.random() < 0.5, replicas=some([1, 1, 2]), volumes=some([1, 2]), ticks=some([6, 10, 16]),
-            crashes=some([0.2, 0.6, 0.9]), power=some([0.0, 0.5, 1.0]), zombies=some([0.0, 0.2]),
-            lost_tails=some([0.0, 0.2]), duplicates=some([0.0, 0.2]), rewinds=some([0.0, 0.2]),
-            resizes=some([0.0, 0.2]), restores=some([0.0, 0.1]), lost_stores=some([0.0, 0.0, 0.1]),
-            drop=some([0.0, 0.0, 0.0, 0.02]), fail_flush=some([0.0, 0.0, 0.05]), transient=some([0.0, 0.02]),
-        )  # fmt: skip
-
-
-class Guest:
-    """The source: disks that change between passes, and sometimes within one."""
-
-    def __init__(self, world: World) -> None:
-        self._world = world
-        self.disks = [MemoryDevice(world.chance.randrange(1, 10 * BLOCK), SECTOR) for _ in range(world.plan.volumes)]
-        self.changes = 0
-        self._snapshot = self.key()
-
-    def key(self) -> tuple[bytes, ...]:
-        return tuple(disk.content() for disk in self.disks)
-
-    async def change(self) -> None:
-        chance = self._world.chance
-        self.changes += 1
-        if chance.random() < 0.15:
-            await self._revert()
-            return
-        if chance.random() < 0.3:
-            self._snapshot = self.key()
-        for _ in range(chance.randrange(1, 4)):
-            disk = chance.choice(self.disks)
-            if chance.random() < self._world.plan.resizes:
-                await disk.resize(chance.randrange(1, 12 * BLOCK))
-            length = chance.randrange(1, min(disk.size, 3 * BLOCK) + 1)
-            start = chance.randrange(0, disk.size - length + 1)
-            data = bytes(length) if chance.random() < 0.3 else chance.randbytes(length)
-            await disk.write(start, data)
-
-    async def _revert(self) -> None:
-        """Back to a snapshot: what was changed since comes to be as it was."""
-        for disk, content in zip(self.disks, self._snapshot, strict=True):
-            await disk.resize(len(content))
-            await disk.write(0, content)
-
-
-class GuestSource:
-    """The guest as a producer reads it."""
-
-    def __init__(self, guest: Guest, oracle: Oracle, process: Process) -> None:
-        self._guest, self._oracle = guest, oracle
-        self.devices = [SimDevice(disk, process, Faults(process.chance)) for disk in guest.disks]
-        self._began = 0
-
-    async def begin(self) -> tuple[Volume, ...]:
-        self._began = self._guest.changes
-        self._oracle.cuts.add(self._guest.key())
-        return tuple(Volume(f"vd{at}", disk.size, BLOCK) for at, disk in enumerate(self._guest.disks))
-
-    async def cut(self) -> Cut:
-        return Cut.CRASH if self._began == self._guest.changes else Cut.NONE
-
-    async def end(self) -> None:
-        """Nothing is held."""
 
 
 @dataclass
@@ -203,7 +112,7 @@ class World:
         self.plan = plan or Plan.of(self.chance)
         self.oracle = Oracle()
         self.duplicating = self.plan.duplicates
-        self.guest = Guest(self)
+        self.guest = Guest(self.plan, self.chance)
         self.topics: dict[str, Topic] = {"stream": WatchedTopic(self), "receipts": WatchedTopic(self)}
         self.source = SourceDisk()
         self.source.store.commit(SourceState(STREAM, "sim", self.chance.getrandbits(60)))
@@ -319,8 +228,10 @@ class World:
 
     def _lose(self, files: dict[str, MemoryFile], devices: list[MemoryDevice]) -> None:
         if self.chance.random() < self.plan.power:
-            for one in (*files.values(), *devices):
-                one.lose(self.chance)
+            for file in files.values():
+                file.lose(self.chance)
+            for device in devices:
+                device.lose(self.chance)
 
     def _start_producer(self) -> None:
         process = self._process()
@@ -339,7 +250,7 @@ class World:
                 state = disk.store.load()
                 if state.held and not state.intent:
                     # The operator resumes what was rewound.
-                    disk.store.disk["state"] = replace(state, held="")
+                    disk.store.disk.state = replace(state, held="")
                 rewinding = state.intent is None and not self.calm and self.chance.random() < self.plan.rewinds
                 main = self.rewind if rewinding else self.consume
                 runner.start(main(disk, process), process)
@@ -393,10 +304,14 @@ class World:
     def _adopt(self, disk: ReplicaDisk) -> None:
         """The store is lost and the disk is not: its blocks are claimed as they are read."""
         volumes = tuple(Volume(f"vd{at}", device.size, BLOCK) for at, device in enumerate(disk.devices))
+        for device in disk.devices:
+            device.lose(self.chance)  # claimed is what the medium holds, not what a cache does
         for at, volume in enumerate(volumes):
             content = disk.devices[at].content()
-            files = [disk.files.setdefault(f"{kind}{at}", MemoryFile(SECTOR)) for kind in ("digests", "claims")]
-            leaves = Leaves(volume, *files)
+            digests, claims = (
+                disk.files.setdefault(f"{kind}{at}", MemoryFile(SECTOR)) for kind in ("digests", "claims")
+            )
+            leaves = Leaves(volume, digests, claims)
             if content:
                 leaves.write(0, digest.of_pieces(0, content, BLOCK))
             leaves.sync()
@@ -463,9 +378,9 @@ class World:
             f"source epoch {state.epoch} chain {state.chain.hex()[:8]} attempt {state.attempt}",
         ]
         for disk in self.replicas:
-            one = disk.store.load()
+            held, one = disk.store.load().held, disk.store.load().position
             lines.append(
-                f"{disk.name!r} at {one.position.seal} chain {one.position.chain.hex()[:8]} usable "
-                f"{one.position.usable} complete {one.position.complete} missing {one.position.missing} held {one.held!r}"
+                f"{disk.name!r} at {one.seal} chain {one.chain.hex()[:8]} usable {one.usable} "
+                f"complete {one.complete} missing {one.missing} held {held!r}"
             )
         return "\n".join(lines)

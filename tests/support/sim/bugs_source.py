@@ -1,0 +1,152 @@
+"""Planted in the source: map, stage, start, resync and what is in flight."""
+
+from __future__ import annotations
+
+import secrets
+from contextlib import ExitStack
+from dataclasses import replace
+from typing import Any
+from unittest import mock
+
+from producers import handshake
+from producers.ledger import Ledger
+from producers.pace import Window
+from producers.scan import Scan, Zeros
+from producers.ship import Shipper
+from schemas import receipts
+from tests.support.sim.planting import bug, put
+
+# -- the source --------------------------------------------------------------------------------------------------------
+
+
+@bug(roots=False)
+def map_changed_in_place(stack: ExitStack) -> None:
+    real = Shipper._emit
+
+    async def emit(self: Shipper, found: Any, cut: Any) -> None:
+        one = self.map.volumes[found.volume]
+        if isinstance(found, Zeros):
+            one.put_zeros(found.first, found.count, sure=True)
+        else:
+            one.put(found.first, found.prints, found.digests, sure=True)
+        one.sync()
+        await real(self, found, cut)
+
+    put(stack, Shipper, "_emit", emit)
+
+
+@bug(roots=False)
+def map_changed_before_the_seal_is_durable(stack: ExitStack) -> None:
+    real = Shipper._committed
+
+    async def committed(self: Shipper, staged: Any) -> None:
+        self.ledger.map.apply(staged)
+        self.ledger.map.sync()
+        await real(self, staged)
+
+    put(stack, Shipper, "_committed", committed)
+
+
+@bug(roots=False, replicas=2)
+def marks_outside_the_stage_and_equal_chains_trusted(stack: ExitStack) -> None:
+    """A pair: where answers of an equal chain are compared as well, lost marks come back."""
+    emit_real, resync_real = Shipper._emit, Shipper._resync
+
+    async def emit(self: Shipper, found: Any, cut: Any) -> None:
+        count = found.count if isinstance(found, Zeros) else len(found.prints) // 16
+        self.map.volumes[found.volume].unsure.put(found.first, count, False)
+        self.map.volumes[found.volume].unsure.sync()
+        await emit_real(self, found, cut)
+
+    async def resync(self: Shipper, answers: dict[bytes, receipts.Answered]) -> None:
+        differ = {name: one for name, one in answers.items() if one.position.chain != self.state.chain}
+        await resync_real(self, differ)
+
+    put(stack, Shipper, "_emit", emit)
+    put(stack, Shipper, "_resync", resync)
+
+
+@bug(start=115, roots=False)
+def stage_void_though_counted(stack: ExitStack) -> None:
+    real = Ledger.take_up
+
+    async def take_up(self: Ledger, seen: Any, volumes: Any) -> None:
+        kept = [one for one in self._stage.load() if one.seal.epoch > self.state.epoch]
+        with mock.patch.object(self._stage, "load", return_value=kept):
+            await real(self, seen, volumes)
+
+    put(stack, Ledger, "take_up", take_up)
+
+
+@bug(roots=False)
+def baseline_without_zeros(stack: ExitStack) -> None:
+    put(stack, Scan, "_zeros_all", lambda self, first, count: [])
+
+
+@bug(replicas=2, lost_tails=0.4, roots=False)
+def resync_with_one_answer_only(stack: ExitStack) -> None:
+    real = Shipper._resync
+
+    async def resync(self: Shipper, answers: dict[bytes, receipts.Answered]) -> None:
+        await real(self, dict(list(answers.items())[:1]))
+
+    put(stack, Shipper, "_resync", resync)
+
+
+@bug(lost_tails=0.4, roots=False)
+def start_without_resync(stack: ExitStack) -> None:
+    async def resync(self: Shipper, answers: dict[bytes, receipts.Answered]) -> None:
+        return None
+
+    put(stack, Shipper, "_resync", resync)
+
+
+@bug(start=260, restores=0.9, lost_tails=0.4, crashes=0.6, ticks=24, replicas=1)
+def numbers_used_again(stack: ExitStack) -> None:
+    real = Shipper._resync
+
+    async def resync(self: Shipper, answers: dict[bytes, receipts.Answered]) -> None:
+        await real(self, answers)
+        self.ledger.state = replace(self.state, highest=self.state.epoch)
+
+    put(stack, Shipper, "_resync", resync)
+
+
+@bug(zombies=0.6, crashes=0.2)
+def attempts_without_nonce(stack: ExitStack) -> None:
+    put(stack, secrets, "token_bytes", lambda length: bytes(length))
+
+
+@bug()
+def in_flight_bound_by_applied_epochs(stack: ExitStack) -> None:
+    def note(self: Window, peer: Any, attempt: Any, progress: Any) -> None:
+        peer.read = max(peer.read, (peer.applied.epoch, 1 << 30))
+
+    real = Shipper.__init__
+
+    def init(self: Shipper, *args: Any, **named: Any) -> None:
+        real(self, *args, **named)
+        self.settings = replace(self.settings, part=40 * 32, window=200, batch=100, lease=1e9)
+
+    put(stack, Window, "note", note)
+    put(stack, Shipper, "__init__", init)
+
+
+@bug(resizes=0.5, restores=0.3)
+def edge_of_another_size_not_doubted(stack: ExitStack) -> None:
+    real = handshake.Comparison._volume
+
+    async def volume(self: Any, index: int, known: Any, claim: receipts.Claim) -> None:
+        doubt = known.doubt
+
+        def only_beyond(first: int, count: int) -> None:
+            edge = -(-claim.size // known.volume.block_size)
+            end = first + count
+            if first * known.volume.block_size < min(claim.size, known.volume.size) and end == known.volume.blocks:
+                first = max(first, edge)
+            doubt(first, max(0, end - first))
+
+        with mock.patch.object(known, "doubt", only_beyond):
+            await real(self, index, known, claim)
+
+    put(stack, handshake.Comparison, "_volume", volume)
