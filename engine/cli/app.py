@@ -7,20 +7,15 @@ from typing import Annotated
 import typer
 
 from engine import places, units
-from engine.cli import ending, setting
+from engine.cli import ending, keeping, setting
 from engine.cli import rate as rating
 from engine.cli import replicate as replicating
+from engine.cli.options import Debug, Json, State
 
 app = typer.Typer(
     name="vmferry", no_args_is_help=True, pretty_exceptions_enable=False,
     help="Replicates KVM virtual machine disks between sites as a provable event log.",
 )  # fmt: skip
-
-State = Annotated[
-    str, typer.Option(metavar="DIR", help="Where state lies.  Else $VMFERRY_STATE, /var/lib/vmferry as root, or XDG's.")
-]
-Json = Annotated[bool, typer.Option("--json", help="Objects on stdout, one a line; the last one always comes.")]
-Debug = Annotated[bool, typer.Option("--debug", help="Tell more, with tracebacks.")]
 
 
 @app.callback()
@@ -83,6 +78,9 @@ def rate(
 
 def _places(state: str) -> places.Places:
     return places.Places(places.state_directory(state))
+
+
+keeping.add(app)
 
 
 def main() -> None:

@@ -5,9 +5,13 @@ from __future__ import annotations
 import os
 import signal
 import sys
+import time
 from types import FrameType
 
 from engine.cli.ending import INTERRUPTED
+
+_ONE = 0.3
+"""Seconds within which two signals are one: timeout(1) and process groups send it twice."""
 
 
 class Stopping:
@@ -15,6 +19,7 @@ class Stopping:
 
     def __init__(self) -> None:
         self.wanted = False
+        self._since = 0.0
         self._before: dict[int, object] = {}
 
     def __enter__(self) -> Stopping:
@@ -27,8 +32,10 @@ class Stopping:
             signal.signal(number, before)  # type: ignore[arg-type]
 
     def _count(self, _number: int, _frame: FrameType | None) -> None:
+        if self.wanted and time.monotonic() - self._since < _ONE:
+            return
         if self.wanted:
             # After a kill nothing would be put in order either: every start recovers.
             os._exit(INTERRUPTED)
-        self.wanted = True
+        self.wanted, self._since = True, time.monotonic()
         sys.stderr.write("vmferry: ending; once more to end at once\n")

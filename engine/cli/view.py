@@ -63,10 +63,11 @@ class Lines:
         self._next = time.monotonic() + _LINE_SECONDS
 
     def show(self, numbers: Numbers) -> None:
+        rate, left = self._speed.take(numbers)
         if time.monotonic() < self._next or numbers.phase == "following":
             return
         self._next = time.monotonic() + _LINE_SECONDS
-        sys.stderr.write(f"{sentence(numbers, *self._speed.take(numbers))}\n")
+        sys.stderr.write(f"{sentence(numbers, rate, left)}\n")
 
     def close(self) -> None:
         """Nothing is held."""
@@ -80,10 +81,10 @@ class Objects:
         self._next = time.monotonic() + _JSON_SECONDS
 
     def show(self, numbers: Numbers) -> None:
+        rate, left = self._speed.take(numbers)
         if time.monotonic() < self._next:
             return
         self._next = time.monotonic() + _JSON_SECONDS
-        rate, left = self._speed.take(numbers)
         ending.emit(
             {
                 "event": "progress", "phase": numbers.phase, "read": numbers.read, "total": numbers.total,
