@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import secrets
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -15,6 +15,8 @@ from engine.store.file import OsFile
 from engine.store.leaves import Leaves
 from engine.store.replicas import State
 from engine.store.sqlite import SqliteReplicaStore
+from engine.store.undo import UndoLog
+from schemas.extent import Extent
 from schemas.identity import Volume
 
 STATE = "state.sqlite"
@@ -22,6 +24,8 @@ UNDO = "undo"
 PARTS = ("digests", "claims")
 _READ = 4 << 20
 _SPAN = 1 << 30
+Told = Callable[[int], None]
+"""Hears how many more bytes were looked at."""
 
 
 class Files:
@@ -97,16 +101,36 @@ def why_lost(store: SqliteReplicaStore, directory: Path, record: registry.Replic
         return f"{directory / STATE} is missing"
     if created:
         return f"{record.disks[0].path} was deleted, and is made anew"
-    volumes = store.load().position.volumes
-    names = [UNDO] + [f"{index}.{part}" for index in range(len(volumes)) for part in PARTS]
-    missing = [name for name in names if volumes and not (directory / name).exists()]
-    if missing:
-        return f"{', '.join(missing)} of its digests is missing"
+    if why := broken(store, directory):
+        return why
     if any(registry.identified(disk) != disk for disk in record.disks):
         return f"{record.disks[0].path} is another file than the one that was written to"
     if record.left and record.left != left(record.disks):
         return f"{record.disks[0].path} was written to by somebody else since"
     return ""
+
+
+def broken(store: SqliteReplicaStore, directory: Path) -> str:
+    """Which of the files beside a readable store are not there as they were left; nothing when all are."""
+    now = store.load()
+    volumes = now.position.volumes
+    names = [UNDO] + [f"{index}.{part}" for index in range(len(volumes)) for part in PARTS]
+    missing = [name for name in names if volumes and not (directory / name).exists()]
+    if missing:
+        return f"{', '.join(missing)} of its digests is missing"
+    return _undo_trouble(directory / UNDO, now.undo_end) if volumes else ""
+
+
+def _undo_trouble(path: Path, settled: int) -> str:
+    """What is wrong with the undo log as a whole: its records are looked at when they are wanted."""
+    file = OsFile(path)
+    try:
+        size = UndoLog(file).end
+    except errors.Damaged as why:
+        return f"{path}: {why}"
+    finally:
+        file.close()
+    return "" if size >= settled else f"{path} has {size:,} of the {settled:,} bytes that were settled"
 
 
 def left(disks: Sequence[registry.Disk]) -> tuple[tuple[int, int], ...]:
@@ -133,28 +157,37 @@ def begin(
 
 
 async def read_digests(
-    files: Files, volumes: Sequence[Volume], devices: Sequence[ports.BlockDevice], offload: ports.Offload
-) -> int:
-    """Read the images for their digests, and claim them.  Gives how many bytes of data were read."""
+    files: Files, volumes: Sequence[Volume], devices: Sequence[ports.BlockDevice], offload: ports.Offload,
+    told: Told = lambda _: None,
+) -> int:  # fmt: skip
+    """Read the images for their digests, and claim them.  Gives how many bytes of data were read.
+
+    `told` hears how many more bytes were looked at.
+    """
     total = 0
     for index, (volume, device) in enumerate(zip(volumes, devices, strict=True)):
         leaves = files.leaves(index, volume)
         for start in range(0, volume.size, _SPAN):
             for part in await device.extents(start, min(_SPAN, volume.size - start)):
-                if not part.zero:
-                    total += await _read_part(leaves, device, part.start, part.end, offload)
+                if part.zero:
+                    told(part.length)
+                else:
+                    total += await _read_part(leaves, device, part, offload, told)
         await offload(_claim_rest, leaves)
     return total
 
 
-async def _read_part(leaves: Leaves, device: ports.BlockDevice, start: int, end: int, offload: ports.Offload) -> int:
-    """The blocks that [start, end) touches, whole."""
+async def _read_part(
+    leaves: Leaves, device: ports.BlockDevice, part: Extent, offload: ports.Offload, told: Told
+) -> int:
+    """The blocks that a part touches, whole."""
     size, whole = leaves.volume.block_size, leaves.volume.size
-    low, high = start // size * size, min(-(-end // size) * size, whole)
+    low, high = part.start // size * size, min(-(-part.end // size) * size, whole)
     step = max(_READ // size, 1) * size
     for at in range(low, high, step):
         data = await device.read(at, min(step, high - at))
         await offload(_digest, leaves, at, data)
+        told(len(data))
     return high - low
 
 
