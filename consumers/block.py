@@ -41,6 +41,8 @@ class Touched:
     undo_start: int
     blocks: dict[int, Ranges] = field(default_factory=dict)
     pieces: list[Piece] = field(default_factory=list)
+    kept: dict[int, Ranges] = field(default_factory=dict)
+    "Bytes that were zeroed and keep their space until the epoch is settled."
     size: int = 0
     "Bytes of data written."
 
@@ -186,11 +188,12 @@ class Target:
         device, leaves = self.devices[change.volume], self.leaves[change.volume]
         size = self.volumes[change.volume].block_size
         if isinstance(change, events.Zeroed):
-            await device.zero(change.start, change.length)
+            await self._zero(change, touched)
             self._zeroed(leaves, change)
             touched.pieces.append(Piece(change.volume, change.start, change.length))
             return
         await device.write(change.start, change.data)
+        touched.kept.setdefault(change.volume, Ranges()).remove(change.start, change.start + len(change.data))
         touched.size += len(change.data)
         for at, (start, length) in enumerate(extent.pieces(change.start, len(change.data), size)):
             value = change.digests[at * 32 : at * 32 + 32]
@@ -200,6 +203,30 @@ class Target:
             leaves.write(first, change.digests)
         else:
             leaves.unclaim(first, last - first + 1)
+
+    async def _zero(self, change: events.Zeroed, touched: Touched) -> None:
+        """Zero what is not known to be zeros already, in place: its space is given back once nothing can go back."""
+        device = self.devices[change.volume]
+        for found in await device.extents(change.start, change.length):
+            if not found.zero:
+                await device.zero(found.start, found.length, keep=True)
+                touched.kept.setdefault(change.volume, Ranges()).add(found.start, found.end)
+
+    async def give_back(self, epochs: Sequence[Touched], but: Touched | None) -> None:
+        """Punch what settled epochs have zeroed and nothing has written to since.  Only once their position is stored."""
+        ranges: dict[int, Ranges] = {}
+        for touched in (*epochs, *([but] if but else [])):
+            for piece in touched.pieces:
+                if piece.digest or touched is but:
+                    ranges.setdefault(piece.volume, Ranges()).remove(piece.start, piece.start + piece.length)
+            for volume, kept in touched.kept.items() if touched is not but else ():
+                for start, end in kept:
+                    ranges.setdefault(volume, Ranges()).add(start, end)
+        for index, punched in ranges.items():
+            for start, end in punched:
+                stop = min(end, self.volumes[index].size)
+                if start < stop:
+                    await self.devices[index].zero(start, stop - start)
 
     def _ends_block(self, volume: int, end: int) -> bool:
         return end % self.volumes[volume].block_size == 0 or end == self.volumes[volume].size

@@ -257,6 +257,8 @@ class Replay:
         self._commit(said, keep=tuple(kept))
         self._waiting = []
         self.replica.settled = last.position
+        # Space goes back only now: a crash before this leaves zeros that are allocated, or bytes that no volume has.
+        await self.target.give_back([one.touched for one in waiting], self._touched)
         if self._touched is None:
             await self.target.fit()
         # 4. and 5. Say it.  A crash here says it again: receipts carry their number.

@@ -92,8 +92,9 @@ class BlockDevice(Protocol):
     async def write(self, start: int, data: bytes) -> None:
         """Not durable before `flush`.  After an error any mixture of old and new bytes may be there."""
 
-    async def zero(self, start: int, length: int) -> None:
-        """Make the range read as zeros, giving its space back where the medium can."""
+    async def zero(self, start: int, length: int, keep: bool = False) -> None:
+        """Make the range read as zeros, giving its space back where the medium can; with `keep` its space stays its
+        own, so that what stood there can be written again on a full disk."""
 
     async def flush(self) -> None:
         """Everything written is on the medium when this returns.  A failure is final: never call it again."""

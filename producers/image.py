@@ -59,8 +59,8 @@ class Watched:
     async def write(self, start: int, data: bytes) -> None:
         await self._device.write(start, data)
 
-    async def zero(self, start: int, length: int) -> None:
-        await self._device.zero(start, length)
+    async def zero(self, start: int, length: int, keep: bool = False) -> None:
+        await self._device.zero(start, length, keep)
 
     async def flush(self) -> None:
         await self._device.flush()

@@ -125,14 +125,15 @@ def pread(fd: int, start: int, length: int) -> bytes:
     return b"".join(parts)
 
 
-def zero_file(fd: int, start: int, length: int) -> None:
-    """Punch a hole, or write zeros where the file system keeps none.  Raises OSError."""
-    if length and not linux.try_fallocate(fd, linux.PUNCH_HOLE, start, length):
+def zero_file(fd: int, start: int, length: int, keep: bool) -> None:
+    """Punch a hole, or with `keep` zero in place; write zeros where the file system has neither.  Raises OSError."""
+    mode = linux.ZERO_RANGE if keep else linux.PUNCH_HOLE
+    if length and not linux.try_fallocate(fd, mode, start, length):
         linux.write_zeros(fd, start, length)
 
 
-def zero_device(fd: int, start: int, length: int) -> None:
-    """Zero in place: by the kernel's zero-out with unmap, without it, or by writing.  Raises OSError.
+def zero_device(fd: int, start: int, length: int, keep: bool) -> None:
+    """Zero in place: by the kernel's zero-out with unmap (not with `keep`), without it, or by writing.  Raises OSError.
 
     Both modes promise zeros afterwards (block/fops.c, blkdev_fallocate); BLKDISCARD does not, and is not used.
     """
@@ -143,7 +144,8 @@ def zero_device(fd: int, start: int, length: int) -> None:
         return
     linux.write_zeros(fd, start, first - start)
     linux.write_zeros(fd, past, end - past)
-    if not any(linux.try_fallocate(fd, mode, first, past - first) for mode in (linux.PUNCH_HOLE, linux.ZERO_RANGE)):
+    modes = (linux.ZERO_RANGE,) if keep else (linux.PUNCH_HOLE, linux.ZERO_RANGE)
+    if not any(linux.try_fallocate(fd, mode, first, past - first) for mode in modes):
         linux.write_zeros(fd, first, past - first)
 
 

@@ -42,7 +42,7 @@ class MemoryDevice:
         self._cache[start : start + len(data)] = data
         self._unflushed.append((start, bytes(data)))
 
-    async def zero(self, start: int, length: int) -> None:
+    async def zero(self, start: int, length: int, keep: bool = False) -> None:
         await self.write(start, bytes(length))
 
     async def flush(self) -> None:

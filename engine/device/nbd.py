@@ -69,8 +69,8 @@ class NbdDevice:
         elif data:
             await self._named(self._client.write(start, data))
 
-    async def zero(self, start: int, length: int) -> None:
-        """WRITE_ZEROES, which may punch a hole; zeros are written at the edges, and where an export cannot do it."""
+    async def zero(self, start: int, length: int, keep: bool = False) -> None:
+        """WRITE_ZEROES, which may punch a hole unless to `keep`; zeros are written at the edges, and where an export cannot do it."""
         self._changes("zero", start, length)
         smallest, end = self._client.export.smallest, start + length
         first, past = -(-start // smallest) * smallest, end // smallest * smallest
@@ -78,7 +78,7 @@ class NbdDevice:
             await self._write_zeros(start, length)
             return
         await self._write_zeros(start, first - start)
-        await self._named(self._client.zero(first, past - first))
+        await self._named(self._client.zero(first, past - first, keep))
         await self._write_zeros(past, end - past)
 
     async def flush(self) -> None:

@@ -92,11 +92,11 @@ class RawDevice:
         self._refuse(doing, start, len(data))
         await self._run(doing, linux.pwrite_all, start, data)
 
-    async def zero(self, start: int, length: int) -> None:
-        """Punch a hole; where that cannot be, zero the range in place; where not even that, write zeros."""
+    async def zero(self, start: int, length: int, keep: bool = False) -> None:
+        """Punch a hole, unless to `keep`; else zero the range in place; where not even that, write zeros."""
         doing = f"zero {length:,} bytes at {start:,}"
         self._refuse(doing, start, length)
-        await self._run(doing, blocking.zero_device if self._fixed else blocking.zero_file, start, length)
+        await self._run(doing, blocking.zero_device if self._fixed else blocking.zero_file, start, length, keep)
 
     async def flush(self) -> None:
         """Data, size and (first time) the directory entry are on the medium.

@@ -140,10 +140,11 @@ class Client(asyncio.BufferedProtocol):
             for at, size in self._pieces(start, len(view), self._most_data())
         )
 
-    async def zero(self, start: int, length: int) -> None:
-        """WRITE_ZEROES that may punch a hole; the export must have the flag for it."""
+    async def zero(self, start: int, length: int, keep: bool = False) -> None:
+        """WRITE_ZEROES that may punch a hole unless to `keep` (NO_HOLE); the export must have the flag for it."""
         pieces = self._pieces(start, length, ALIGNED_LENGTH)
-        await self._all(self._ask(Command.WRITE_ZEROES, at, size) for at, size in pieces)
+        flags = Flag.NO_HOLE if keep else Flag.NONE
+        await self._all(self._ask(Command.WRITE_ZEROES, at, size, flags=flags) for at, size in pieces)
 
     async def flush(self) -> None:
         """What was answered before is durable, where the export can say so (SEND_FLUSH); else it has nothing to do."""
@@ -188,7 +189,13 @@ class Client(asyncio.BufferedProtocol):
                     raise ended
 
     async def _ask(
-        self, command: Command, start: int, length: int, data: memoryview | None = None, into: memoryview | None = None
+        self,
+        command: Command,
+        start: int,
+        length: int,
+        data: memoryview | None = None,
+        into: memoryview | None = None,
+        flags: Flag = Flag.NONE,
     ) -> Answer:
         if self._orphans:
             await asyncio.wait(set(self._orphans))
@@ -198,7 +205,7 @@ class Client(asyncio.BufferedProtocol):
             raise self._why or errors.DeviceFailed(f"{self.name}: it is not connected")
         if not self._waiting:
             self._heard = self._loop.time()
-        cookie, header = self._codec.request(command, start, length, Flag.NONE, into)
+        cookie, header = self._codec.request(command, start, length, flags, into)
         answered = self._waiting[cookie] = self._loop.create_future()
         _send(self._transport, header, data)
         try:

@@ -108,9 +108,12 @@ async def test_what_was_flushed_is_there_after_reopening(reopen: Open) -> None:
 
 
 @pytest.mark.parametrize(("start", "length"), [(0, SIZE), (1, 3), (4000, 200), (4096, 65536), (70_001, 200_003)])
-async def test_zeroed_ranges_read_as_zeros_and_their_edges_stay(device: BlockDevice, start: int, length: int) -> None:
+@pytest.mark.parametrize("keep", [False, True])
+async def test_zeroed_ranges_read_as_zeros_and_their_edges_stay(
+    device: BlockDevice, start: int, length: int, keep: bool
+) -> None:
     await device.write(0, b"x" * SIZE)
-    await device.zero(start, length)
+    await device.zero(start, length, keep)
     expected = b"x" * start + bytes(length) + b"x" * (SIZE - start - length)
     assert await device.read(0, SIZE) == expected
     await device.flush()

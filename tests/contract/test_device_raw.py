@@ -198,7 +198,7 @@ async def test_a_block_device_is_zeroed_by_what_it_can_do(
     monkeypatch.setattr(linux, "fallocate", fallocate)
     (tmp_path / "d").write_bytes(b"x" * 30_000)
     fd = os.open(tmp_path / "d", os.O_RDWR)
-    blocking.zero_device(fd, 4_000, 20_000)
+    blocking.zero_device(fd, 4_000, 20_000, keep=False)
     os.close(fd)
     assert (tmp_path / "d").read_bytes() == b"x" * 4_000 + bytes(20_000) + b"x" * 6_000
     assert tried == ([linux.PUNCH_HOLE] if linux.PUNCH_HOLE in supported else [linux.PUNCH_HOLE, linux.ZERO_RANGE])
@@ -284,3 +284,17 @@ async def test_an_opening_that_is_cancelled_leaves_no_lock(tmp_path: Path) -> No
         await asyncio.sleep(0.05)
         again = await RawDevice.open(tmp_path / str(wait), writable=True)
         await again.close()
+
+
+async def test_what_is_zeroed_to_keep_can_be_written_again_on_a_full_disk(tmp_path: Path) -> None:
+    device = await RawDevice.open(tmp_path / "d", True, create_size=4 * MEBI)
+    await device.write(0, b"x" * 2 * MEBI)
+    await device.flush()
+    await device.zero(0, MEBI, keep=True)
+    await device.flush()
+    assert (tmp_path / "d").stat().st_blocks * 512 >= 2 * MEBI
+    assert not any(await device.read(0, MEBI))
+    await device.zero(0, MEBI)
+    await device.flush()
+    assert (tmp_path / "d").stat().st_blocks * 512 < 2 * MEBI
+    await device.close()

@@ -111,7 +111,7 @@ class SimDevice:
             await self._device.write(start, data)
         self._process.step()
 
-    async def zero(self, start: int, length: int) -> None:
+    async def zero(self, start: int, length: int, keep: bool = False) -> None:
         await self.write(start, bytes(length))
 
     async def flush(self) -> None:
