@@ -213,7 +213,7 @@ class Target:
                 touched.kept.setdefault(change.volume, Ranges()).add(found.start, found.end)
 
     async def give_back(self, epochs: Sequence[Touched], but: Touched | None) -> None:
-        """Punch what settled epochs have zeroed and nothing has written to since.  Only once their position is stored."""
+        """Punch what settled epochs zeroed and nothing wrote to since.  Only once their position is stored."""
         ranges: dict[int, Ranges] = {}
         for touched in (*epochs, *([but] if but else [])):
             for piece in touched.pieces:

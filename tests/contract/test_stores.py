@@ -25,7 +25,7 @@ FIRST = State(b"r" * 16, b"n" * 8)
 
 @pytest.fixture(params=["memory", "sqlite"])
 def open_replica(request: pytest.FixtureRequest, tmp_path: Path) -> OpenReplica:
-    disk: dict[str, object] = {}
+    disk = replicas.MemoryDisk()
     if request.param == "memory":
         return lambda: replicas.MemoryReplicaStore(disk)
     return lambda: sqlite.SqliteReplicaStore(tmp_path / "state.sqlite")
