@@ -13,7 +13,7 @@ from consumers import held, state
 from consumers.block import Target
 from consumers.reader import Reader
 from consumers.replay import Replay, Settings
-from engine import errors, places, ports, registry
+from engine import errors, places, ports, quotas, registry
 from engine.bus import connect
 from engine.device import images
 from engine.pool import Pool
@@ -109,6 +109,7 @@ async def open_replica(
 
 
 def _undo(stack: contextlib.AsyncExitStack, directory: Path, options: Options) -> UndoLog:
+    quotas.keep(directory, quotas.UNDO, options.undo_quota)
     log_of_undo = UndoLog(OsFile(directory / state.UNDO), options.undo_quota or None)
     stack.callback(log_of_undo.close)
     return log_of_undo

@@ -9,7 +9,7 @@ from collections.abc import AsyncIterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from engine import envelope, errors, places, ports, registry, units
+from engine import envelope, errors, places, ports, quotas, registry, units
 from engine.bus import connect
 from engine.device import images
 from engine.pool import Pool
@@ -116,6 +116,7 @@ async def _shipper(
     stack: contextlib.AsyncExitStack, directory: Path, stream: registry.Stream, source: ImageSource,
     store: state.SqliteSourceStore, expect: frozenset[bytes], options: Options, pool: Pool,
 ) -> tuple[ship.Shipper, Limiter]:  # fmt: skip
+    quotas.keep(directory, quotas.LOG, options.log_quota or 0)
     bus = await connect.connect(stream.bus, options.log_quota)
     stack.push_async_callback(bus.close)
     log_of_stream = await bus.open(topics.stream(stream.identity), write=True)
