@@ -71,18 +71,20 @@ class Replica:
 
 
 class Registry:
-    """All records below one state directory."""
+    """All records below one state directory.  With `still`, nothing is moved: for a look."""
 
-    def __init__(self, where: places.Places) -> None:
+    def __init__(self, where: places.Places, still: bool = False) -> None:
         self.places = where
+        self._still = still
 
     def streams(self) -> list[Stream]:
-        found = (_load(path, Stream) for path in sorted(self.places.streams.glob("*/stream.json")))
+        found = (_load(path, Stream, self._still) for path in sorted(self.places.streams.glob("*/stream.json")))
         return [one for one in found if isinstance(one, Stream)]
 
     def replicas(self, stream: str = "*") -> list[Replica]:
         """The replicas of one stream, or of all."""
-        found = (_load(path, Replica) for path in sorted(self.places.streams.glob(f"{stream}/replica-*/replica.json")))
+        paths = sorted(self.places.streams.glob(f"{stream}/replica-*/replica.json"))
+        found = (_load(path, Replica, self._still) for path in paths)
         return [one for one in found if isinstance(one, Replica)]
 
     def save(self, record: Stream | Replica) -> None:
@@ -93,8 +95,8 @@ class Registry:
             _save(self.places.replica(record.stream, record.replica) / "replica.json", record)
 
     def of_source(self, path: str) -> Stream | None:
-        """The stream of the image at `path`; an image that was moved is known by its inode, and followed."""
-        wanted, here = os.path.realpath(path), _identity(path)
+        """The stream of the image at `path`; one that was moved is known by its inode, and given its new path."""
+        wanted, here = _place(path), _identity(path)
         moved: Stream | None = None
         for one in self.streams():
             if any(disk.path == wanted for disk in one.disks):
@@ -105,12 +107,11 @@ class Registry:
         if moved is not None:
             log.warning("%s was %s: the stream follows it", wanted, moved.disks[0].path)
             moved = replace(moved, disks=(replace(moved.disks[0], path=wanted),))
-            self.save(moved)
         return moved
 
     def of_target(self, path: str) -> Replica | None:
         """The replica whose image is at `path`."""
-        wanted = os.path.realpath(path)
+        wanted = _place(path)
         return next((one for one in self.replicas() if any(disk.path == wanted for disk in one.disks)), None)
 
     def find(self, name: str) -> Stream:
@@ -118,7 +119,7 @@ class Registry:
 
         Raises NotFound, Usage.
         """
-        wanted = os.path.realpath(name)
+        wanted = _place(name)
         ours = {one.stream for one in self.replicas() if any(disk.path == wanted for disk in one.disks)}
         found = [
             one
@@ -134,6 +135,11 @@ class Registry:
         if len(found) > 1:
             raise errors.Usage(f"{name!r} names {len(found)} streams: {', '.join(one.stream for one in found)}")
         return found[0]
+
+
+def _place(path: str) -> str:
+    """Without links and from the root; a URL as it is."""
+    return path if "://" in path else os.path.realpath(path)
 
 
 def _identity(path: str) -> tuple[int, int]:
@@ -165,7 +171,7 @@ def _save(path: Path, record: Stream | Replica) -> None:
         raise linux.failure(why, str(path), "write it", opening=True) from why
 
 
-def _load(path: Path, kind: type[Stream] | type[Replica]) -> Stream | Replica | None:
+def _load(path: Path, kind: type[Stream] | type[Replica], still: bool) -> Stream | Replica | None:
     """The record; None, said aloud and set aside, when it cannot be read.  Raises Newer."""
     try:
         fields = json.loads(path.read_text(encoding="utf-8"))
@@ -178,7 +184,7 @@ def _load(path: Path, kind: type[Stream] | type[Replica]) -> Stream | Replica | 
             fields["left"] = tuple((size, changed) for size, changed in left)
         return kind(disks=disks, **fields)
     except (ValueError, KeyError, TypeError, AttributeError) as why:
-        goal = database.set_aside(path)
+        goal = path if still else database.set_aside(path)
         log.warning("%s does not read as written (%s): it is now %s", path, why, goal.name)
         return None
     except OSError as why:

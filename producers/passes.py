@@ -62,7 +62,9 @@ class Passes:
                     "writes to it, or give --force-share for a copy that is not consistent"
                 )
             log.warning("the source changed while it was read: reading it again")
-        return Outcome(epochs, position, await self._proved(position))
+        proved = await self._proved(position)
+        await self._shipper.trim()
+        return Outcome(epochs, position, proved)
 
     async def _applied(self) -> Position:
         loop, refusals = asyncio.get_running_loop(), 0
@@ -85,6 +87,11 @@ class Passes:
         if now - max(peer.heard if peer else 0.0, self._asked) > SILENCE:
             self._asked = now
             await self._shipper.nudge()
+
+    def settled(self) -> bool:
+        """Whether the replica has the last epoch and asks for nothing."""
+        ear = self._shipper.ear
+        return self._there() and not ear.wants_start and ear.fenced is None
 
     def _there(self) -> bool:
         peer, state = self._shipper.peers.get(self._replica), self._shipper.state

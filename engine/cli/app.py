@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from engine import places, units
-from engine.cli import ending, keeping, setting
+from engine.cli import ending, keeping, setting, watching
 from engine.cli import rate as rating
 from engine.cli import replicate as replicating
 from engine.cli.options import Debug, Json, State
@@ -45,6 +45,7 @@ def replicate(
     force_share: Annotated[
         bool, typer.Option("--force-share", help="Read a SRC that is in use; proves nothing.")
     ] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would happen, and write nothing.")] = False,
     as_json: Json = False,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Only the proof, and trouble.")] = False,
     debug: Debug = False,
@@ -60,6 +61,7 @@ def replicate(
             undo_quota=units.size(undo_quota) if undo_quota else 0,
             log_quota=units.size(log_quota) if log_quota else None,
             secret_file=secret_file, force_share=force_share, as_json=as_json, quiet=quiet, debug=debug,
+            dry_run=dry_run,
         )  # fmt: skip
         replicating.command(_places(state), wanted, asked)
 
@@ -80,6 +82,7 @@ def _places(state: str) -> places.Places:
     return places.Places(places.state_directory(state))
 
 
+watching.add(app)
 keeping.add(app)
 
 

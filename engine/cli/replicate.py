@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import typer
 
 from engine import places, registry, units
-from engine.cli import ending, setting, summary, view, wings
+from engine.cli import dryrun, ending, setting, summary, view, wings
 from engine.cli.replication import Choices, Numbers, Replication
 from engine.cli.stopping import Stopping
 
@@ -26,11 +26,17 @@ class Asked:
     force_share: bool = False
     as_json: bool = False
     quiet: bool = False
+    dry_run: bool = False
     debug: bool = False
 
 
 def command(where: places.Places, wanted: setting.Wanted, asked: Asked) -> None:
     """Run it, and say what came of it.  Raises what ends it."""
+    if asked.dry_run:
+        dryrun.command(
+            where, wanted, asked.secret_file, asked.force_share, asked.undo_quota, asked.rate or 0, asked.as_json
+        )
+        return
     with setting.settled(where):
         pair = asyncio.run(setting.pair(where, wanted))
         records = registry.Registry(where)

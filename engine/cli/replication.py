@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from engine import errors, places
-from engine.cli import wings
+from engine.cli import room, wings
 from engine.cli.setting import Pair
 from engine.cli.side import Side, until
 from schemas.receipts import Position
@@ -21,6 +21,8 @@ PASSING = (errors.Transient, errors.Full, errors.InUse)
 """What passes: with --follow the side is opened anew, and recovers."""
 PAUSES = (1.0, 2.0, 5.0, 10.0, 30.0)
 """Seconds before each try in a row, the last for ever."""
+UNSEEN = 3600.0
+"""Seconds after which a source is read again that says it has not changed."""
 _BEAT = 0.05
 
 
@@ -62,6 +64,7 @@ class Replication:
         self.numbers = Numbers()
         self._going = True
         self._phase = "opening"
+        self._looked = -UNSEEN
         self._total = self._base = self._read = self._sent = 0
         self._source_site: Any = None
         self._target_site: Any = None
@@ -74,9 +77,12 @@ class Replication:
         expect = frozenset({self.pair.replica.identity})
         async with wings.producers().open_source(self.where, self.pair.stream, expect, self.choices.source) as site:
             self._note(site.notes)
+            self._total, self._source_site = await site.data(), site
+            if not self.pair.replica.begun and not self.pair.replica.unread:
+                # Of a first time it is known what travels; of later ones only that it is no more than changed.
+                room.refuse(room.needs(self.where, self.pair, self._total, self._total, 0))
             self._opened.set()
             await until(self._ready)
-            self._total, self._source_site = await site.data(), site
             pace = asyncio.ensure_future(site.obey_rate())
             try:
                 await self._passes(site)
@@ -85,12 +91,13 @@ class Replication:
 
     async def _passes(self, site: Any) -> None:
         passes = wings.producers("passes").Passes(site.shipper, self.pair.replica.identity)
-        self._phase = "comparing"
+        self._phase, self._looked = "comparing", -UNSEEN
         await site.shipper.start()
         while self._going:
-            began, self._base, self._phase = time.monotonic(), site.source.told.read, "shipping"
-            outcome = await passes.run(self.choices.steady)
-            self.outcomes.append(outcome)
+            began, self._base = time.monotonic(), site.source.told.read
+            if began - self._looked > UNSEEN or not passes.settled() or not await site.source.same():
+                self._phase, self._looked = "shipping", began
+                self.outcomes.append(await passes.run(self.choices.steady))
             self._phase = "following"
             if self.choices.every is None:
                 return

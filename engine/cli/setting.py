@@ -43,13 +43,16 @@ class Pair:
     "The stream was not known before."
 
 
-async def pair(where: places.Places, wanted: Wanted) -> Pair:
-    """Find the pair, or make what is new of it; nothing is written yet.  Raises Usage, NotFound, InUse never."""
+async def pair(where: places.Places, wanted: Wanted, still: bool = False) -> Pair:
+    """Find the pair, or make what is new of it; nothing is written yet.  Raises Usage, NotFound.
+
+    With `still` damaged records stay where they are, too.
+    """
     source, target = _place(wanted.source), _place(wanted.target)
     found = await images.describe(source, format=wanted.format or None)
     if _same(source, target):
         raise errors.Usage(f"{source} cannot be its own replica")
-    known = registry.Registry(where)
+    known = registry.Registry(where, still)
     stream = known.of_source(source)
     new = stream is None
     if stream is None:

@@ -1,0 +1,54 @@
+"""`vmferry epochs`: which epochs a replica keeps, and which of them it can be rewound to."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from engine import errors, places, units
+from engine.cli import kept
+from engine.registry import Replica, Stream
+from engine.store import peek
+
+
+def said(where: places.Places, stream: Stream, replica: Replica, limit: int) -> dict[str, Any]:
+    """The object of --json, newest epoch last.  Raises NotFound, Damaged."""
+    directory = where.replica(stream.stream, replica.replica)
+    if not replica.begun:
+        raise errors.NotFound(f"the replica {replica.disks[0].path} holds no epoch yet")
+    try:
+        state, found, _ = peek.replica(directory / "state.sqlite")
+    except (errors.Damaged, errors.NotFound) as why:
+        raise errors.Damaged(
+            f"{why}; the next `vmferry replicate` reads {replica.disks[0].path} for its digests, and what was kept is"
+            " gone"
+        ) from why
+    epochs = [
+        {**kept.position(one.position), "undo_bytes": one.end - one.start, "rewindable": one.position.usable}
+        for one in found
+    ]
+    return {
+        "event": "end", "ok": True, "stream": stream.stream, "label": stream.label, "target": replica.disks[0].path,
+        "held": replica.held or state.held, "kept": len(epochs), "epochs": epochs[-limit:] if limit else epochs,
+    }  # fmt: skip
+
+
+def lines(said: dict[str, Any]) -> list[str]:
+    """The same as a table."""
+    head = f"{'epoch':>7}  {'cut':<11}  {'instant':<29}  {'missing':>8}  {'undo':>8}  {'root':<12}  rewind"
+    found = [f"{said['label']}: {said['target']} keeps {kept.counted(said['kept'], 'epoch')}", head]
+    found += [_line(one) for one in said["epochs"]]
+    usable = [one["epoch"] for one in said["epochs"] if one["rewindable"]]
+    if usable:
+        found.append(f"go back with `vmferry target rewind {said['label']} --to {usable[-1]}`")
+    else:
+        found.append("none of them can be rewound to")
+    return found + ([f"held: {said['held']}"] if said["held"] else [])
+
+
+def _line(one: dict[str, Any]) -> str:
+    root = " ".join(root[:12] for root in one["roots"]) or "-"
+    state = "yes" if one["rewindable"] else "no: not complete" if not one["complete"] else "no: no instant"
+    return (
+        f"{one['epoch']:>7}  {one['cut']:<11}  {one['instant']:<29}  {one['missing']:>8,}"
+        f"  {units.shown(one['undo_bytes']):>8}  {root:<12}  {state}"
+    )

@@ -1,0 +1,86 @@
+"""What is on the bus of a stream and not yet applied: counted by reading it, within bounds of bytes and of time."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+from dataclasses import dataclass
+
+from engine import envelope, errors, ports
+from engine.bus import connect
+from schemas import errors as schema_errors
+from schemas import events, topics
+
+_SECONDS = 5.0
+_BYTES = 64 << 20
+_BATCH = 8 << 20
+
+
+@dataclass(slots=True)
+class Waiting:
+    """Bytes and epochs behind a position.  `away` says why the bus cannot be read; `more`: these are least values."""
+
+    away: str = ""
+    begin: int = 0
+    end: int = 0
+    epochs: int = 0
+    "Sealed, and behind the position."
+    size: int = 0
+    "Bytes of them."
+    open_size: int = 0
+    "Bytes behind the last seal: of an epoch that is being sent, or of one that its source gave up."
+    instant: int = 0
+    "Of the last of their cuts, in ns since 1970."
+    more: bool = False
+
+
+async def behind(url: str, stream: bytes, offset: int) -> Waiting:
+    """What waits behind `offset` on the bus at `url`.  Raises nothing that ends a look: it is told in `away`."""
+    found = Waiting()
+    try:
+        async with asyncio.timeout(_SECONDS), contextlib.AsyncExitStack() as stack:
+            bus: ports.Bus = await connect.connect(url)
+            stack.push_async_callback(bus.close)
+            if not await bus.exists(topics.stream(stream)):
+                found.away = f"{url} has no log of this stream"
+                return found
+            log = await bus.open(topics.stream(stream))
+            found.begin, found.end = await log.ends()
+            await _count(log, stream, max(offset, found.begin), found)
+    except TimeoutError:
+        if not found.end:
+            found.away = f"{url} did not answer within {_SECONDS:.0f} s"
+        found.more = True
+    except errors.FerryError as why:
+        found.away = str(why)
+    return found
+
+
+async def _count(log: ports.Log, stream: bytes, offset: int, found: Waiting) -> None:
+    while offset < found.end:
+        if found.size + found.open_size > _BYTES:
+            found.more = True
+            return
+        entries = await log.read(offset, _BATCH, 0)
+        if not entries:
+            return
+        for entry in entries:
+            _take(entry.data, stream, found)
+        offset = entries[-1].offset + 1
+
+
+def _take(record: bytes, stream: bytes, found: Waiting) -> None:
+    try:
+        frame, event = envelope.event(record)
+    except schema_errors.SchemaError as why:
+        # Whoever applies it refuses it aloud; here it is only looked at.
+        logging.getLogger("vmferry.status").info("a record cannot be read: %s", why)
+        return
+    if frame.stream != stream or isinstance(event, events.Started | events.Asked):
+        return
+    found.open_size += len(record)
+    if isinstance(event, events.Seal):
+        found.epochs += 1
+        found.size, found.open_size = found.size + found.open_size, 0
+        found.instant = event.instant

@@ -1,0 +1,51 @@
+"""Commands that only look: status, epochs, doctor."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Annotated
+
+import typer
+
+from engine.cli import choose, ending, epochs, figures, options, status
+from engine.registry import Registry
+
+
+def add(app: typer.Typer) -> None:
+    """Register these commands."""
+    app.command("status")(status_)
+    app.command("epochs")(epochs_)
+
+
+def status_(
+    stream: options.AnyStream = "",
+    state: options.State = "",
+    as_json: options.Json = False,
+    debug: options.Debug = False,
+) -> None:
+    """Tell where streams stand: lag, RPO, what is proved, what waits for what, and what it all takes."""
+    with ending.told(as_json, debug):
+        where = options.places_of(state)
+        chosen = choose.some(Registry(where), stream)
+        found = [asyncio.run(figures.stream(where, one, replicas)) for one, replicas in chosen]
+        if as_json:
+            ending.emit(status.said(where, found))
+        else:
+            typer.echo("\n".join(status.lines(where, found)))
+
+
+def epochs_(
+    stream: options.Stream,
+    limit: Annotated[int, typer.Option(min=0, help="Only the last so many; 0: all.")] = 0,
+    state: options.State = "",
+    as_json: options.Json = False,
+    debug: options.Debug = False,
+) -> None:
+    """List the epochs that a replica keeps, newest last, and which of them it can be rewound to."""
+    with ending.told(as_json, debug):
+        where = options.places_of(state)
+        found = epochs.said(where, *choose.one(Registry(where), stream), limit)
+        if as_json:
+            ending.emit(found)
+        else:
+            typer.echo("\n".join(epochs.lines(found)))
