@@ -39,7 +39,7 @@ def lines(said: dict[str, Any]) -> list[str]:
     found += [_line(one) for one in said["epochs"]]
     usable = [one["epoch"] for one in said["epochs"] if one["rewindable"]]
     if usable:
-        found.append(f"go back with `vmferry target rewind {said['label']} --to {usable[-1]}`")
+        found.append(f"go back with `vmferry target rewind {said['label']} --to EPOCH`")
     else:
         found.append("none of them can be rewound to")
     return found + ([f"held: {said['held']}"] if said["held"] else [])
