@@ -102,6 +102,7 @@ class Shipper:
         self._first = True
         "No epoch was sealed since the last `Started`."
         self._request = 0
+        self._trimmed = 0
 
     @property
     def state(self) -> SourceState:
@@ -414,6 +415,17 @@ class Shipper:
         here = self.state.epoch, self.state.chain
         answered = self.ear.waited_for()
         return bool(answered) and all((peer.applied.epoch, peer.applied.chain) == here for peer in answered)
+
+    async def trim(self) -> None:
+        """Let go of the records that every replica of this attempt has applied: trimming has one owner, the producer.
+
+        It cuts behind a seal.  A replica that did not answer holds nothing: it comes back by a resync, not by history.
+        """
+        applied = [peer.applied.offset for peer in self.ear.waited_for()]
+        upto = min([self.state.offset, *applied], default=0)
+        if applied and upto > self._trimmed:
+            await self._log.trim(upto)
+            self._trimmed = upto
 
     async def close(self) -> None:
         """Let the commit that is under way end.  Stores and bus stay their owner's.  Repeatable."""

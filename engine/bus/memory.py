@@ -64,11 +64,11 @@ class MemoryLog:
 
     async def read(self, offset: int, limit: int, wait: float) -> Sequence[ports.Entry]:
         await self._gate("read", self._name)
-        if not self._topic.begin <= offset <= self._topic.end:
-            raise errors.OffsetGone(self._name, offset, self._topic.begin, self._topic.end)
         if offset == self._topic.end and wait > 0:
             await self._wait(wait)
             await self._gate("read", self._name)
+        if not self._topic.begin <= offset <= self._topic.end:
+            raise errors.OffsetGone(self._name, offset, self._topic.begin, self._topic.end)
         found: list[ports.Entry] = []
         size = 0
         for at in range(offset, self._topic.end):

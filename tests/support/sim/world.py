@@ -181,6 +181,8 @@ class World:
             await shipper.ship(always=process.chance.random() < 0.1)
             if not await shipper.drain(6.0):
                 await shipper.nudge()
+            elif process.chance.random() < 0.3:
+                await shipper.trim()
             await asyncio.sleep(process.chance.random())
 
     async def replay(self, disk: ReplicaDisk, process: Process) -> Replay:
