@@ -96,6 +96,7 @@ class UndoLog:
         return end
 
     def _places(self, start: int) -> Iterator[tuple[int, int]]:
+        start = max(start, START)  # a store that never settled says 0
         while True:
             head = self._file.read(start, _RECORD.size)
             if len(head) < _RECORD.size:
@@ -111,6 +112,7 @@ class UndoLog:
 
     def truncate(self, end: int) -> None:
         """Drop everything from `end` on, durably.  Only recovery and a finished rewind may do so."""
+        end = max(end, START)
         if self._file.size() != end:
             self._file.truncate(end)
         self._file.sync()
