@@ -78,6 +78,7 @@ async def rewind(where: Places, record: registry.Replica, epoch: int, secret_fil
         # Its last step is to say so on the bus, and there is none here: that waits until the image is safe.
         with contextlib.suppress(offline.Unsaid):
             await replay.rewind(epoch)
+        opened.keeper.save(held=replay.state.held)
         _check_roots(opened)
         note = await publish(opened, record)
         return Done(replay.state, count, note)

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from engine.cli import choose, ending, epochs, figures, options, status
+from engine.cli import choose, doctor, ending, epochs, figures, options, status
 from engine.registry import Registry
 
 
@@ -15,6 +15,7 @@ def add(app: typer.Typer) -> None:
     """Register these commands."""
     app.command("status")(status_)
     app.command("epochs")(epochs_)
+    app.command("doctor")(doctor_)
 
 
 def status_(
@@ -49,3 +50,19 @@ def epochs_(
             ending.emit(found)
         else:
             typer.echo("\n".join(epochs.lines(found)))
+
+
+def doctor_(
+    bus: Annotated[str, typer.Option(metavar="URL", help="Look at this bus, too: log:PATH, kafka://HOST:PORT.")] = "",
+    state: options.State = "",
+    as_json: options.Json = False,
+    debug: options.Debug = False,
+) -> None:
+    """Tell what this machine can do and what is missing, each with the command that mends it."""
+    with ending.told(as_json, debug):
+        said = doctor.said(options.places_of(state), bus)
+        if as_json:
+            ending.emit(said)
+        else:
+            typer.echo("\n".join(doctor.lines(said)))
+        doctor.check(said)

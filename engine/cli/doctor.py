@@ -1,0 +1,41 @@
+"""`vmferry doctor`: what this machine can do, what is missing, and the command that mends it."""
+
+from __future__ import annotations
+
+import asyncio
+import dataclasses
+from typing import Any
+
+from engine import errors, places
+from engine.cli import examine
+
+
+def said(where: places.Places, bus: str) -> dict[str, Any]:
+    """The object of --json."""
+    found = [*examine.machine(), *examine.state(where)]
+    if bus:
+        found += asyncio.run(examine.bus(bus, where))
+    missing = [one.name for one in found if one.required and not one.ok]
+    return {
+        "event": "end" if not missing else "examined", "ok": not missing, "missing": missing,
+        "found": [dataclasses.asdict(one) for one in found],
+    }  # fmt: skip
+
+
+def lines(said: dict[str, Any]) -> list[str]:
+    """The same in sentences, each fault with what mends it."""
+    found = []
+    for one in said["found"]:
+        mark = "ok" if one["ok"] else "MISSING" if one["required"] else "weak"
+        found.append(f"{mark:<8} {one['name']:<12} {one['words']}")
+        if not one["ok"] and one["mend"]:
+            found.append(f"{'':<8} {'':<12} mend it: {one['mend']}")
+    if said["ok"]:
+        found.append("all that is needed is here")
+    return found
+
+
+def check(said: dict[str, Any]) -> None:
+    """Raises NotFound when something is missing without which nothing works."""
+    if said["missing"]:
+        raise errors.NotFound(f"this machine lacks: {', '.join(said['missing'])}")
