@@ -100,9 +100,8 @@ class Target:
         old = self.volumes[index]
         first = min(old.size, volume.size) // old.block_size
         if old.size != volume.size and first < old.blocks:
-            images = await self._images(index, first, old.blocks)
+            await self._offload(self._save, await self._images(index, first, old.blocks))
             touched.of(index).add(first, old.blocks)
-            await self._offload(self._save, images)
 
     def _resize_leaves(self, volumes: Sequence[Volume]) -> None:
         for index, leaves in enumerate(self.leaves):
@@ -111,15 +110,18 @@ class Target:
                 leaves.resize(size)
 
     async def apply(self, changes: Sequence[Change], touched: Touched) -> None:
-        """Write changes of the open epoch, in order.  After an error the caller must `restore`."""
+        """Write changes of the open epoch, in order.  After Full it may be repeated; after any error, be restored."""
         images: list[undo.PreImage] = []
-        for index, ranges in self._first_touched(changes, touched).items():
+        first_touched = self._first_touched(changes, touched)
+        for index, ranges in first_touched.items():
             for first, end in ranges:
                 images += await self._images(index, first, end)
-                touched.of(index).add(first, end)
         if images:
             # A crash after this leaves records that recovery takes back for nothing: they hold what is there already.
             await self._offload(self._save, images)
+        for index, ranges in first_touched.items():
+            for first, end in ranges:
+                touched.of(index).add(first, end)
         for change in changes:
             await self._write(change, touched)
 

@@ -165,9 +165,24 @@ class Replay:
 
     async def _flush_changes(self) -> None:
         changes, self._changes = self._changes, []
-        if changes:
-            assert self._touched is not None
+        if not changes:
+            return
+        assert self._touched is not None
+        try:
             await self.target.apply(changes, self._touched)
+        except errors.Full:
+            if not self._make_room():
+                raise
+            await self.target.apply(changes, self._touched)
+
+    def _make_room(self) -> bool:
+        """Give up every recovery point but the position, aloud, so that the log can go on; False when none is left."""
+        kept = [one for one in self.store.kept() if one.end < self.state.undo_end]
+        if self.target.undo.begin >= self.state.undo_end:
+            return False
+        log.warning("no room for pre-images: %d kept epochs can no longer be rewound to", len(kept))
+        self._forget(self.state.undo_end)
+        return True
 
     async def _sealed(self, position: receipts.Position) -> None:
         assert self._touched is not None
