@@ -88,4 +88,4 @@ keeping.add(app)
 
 def main() -> None:
     """The script.  Ends the process with the code of what happened (docs/EXIT-CODES.md)."""
-    app()
+    app(prog_name="vmferry")
