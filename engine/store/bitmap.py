@@ -97,6 +97,9 @@ class Bitmap:
         """New bits are clear; bits that fall away are cleared in the file as well."""
         if size < self.size:
             self.put(size, self.size - size, False)
+        elif self.size % 8:
+            # Beyond the size the file may hold bits of an attempt that was taken back.
+            self._file.write(self.size >> 3, bytes(self._bits[-1:]))
         self.size = size
         length = (size + 7) // 8
         self._bits = self._bits[:length].ljust(length, b"\0")
