@@ -13,10 +13,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from consumers.block import Target, Touched
-from consumers.reader import Reader, Unreadable
+from consumers.journal import Journal
+from consumers.reader import Reader, Record, Unreadable
 from engine import errors, ports, replica
 from engine.store import replicas
-from schemas import events, receipts, wire
+from schemas import events, receipts
 from schemas.identity import Address
 
 log = logging.getLogger("vmferry.replay")
@@ -67,19 +68,23 @@ class Replay:
         self.stream = stream
         self.settings = settings or Settings()
         self.target = target
-        self.store = store
-        self.state = store.load()
+        self.journal = Journal(stream, store, answers)
         self.replica = self._fresh()
         self.reader = reader
-        self._answers = answers
         self._offload = offload
         self._touched: Touched | None = None
         self._changes: list[events.Written | events.Zeroed] = []
         self._waiting: list[Waiting] = []
-        self._said: list[bytes] = []
-        self._unreported = 0
         self._refused_at = 0.0
-        self._last_read: Address | None = None
+
+    @property
+    def state(self) -> replicas.State:
+        """As it is stored."""
+        return self.journal.state
+
+    @property
+    def store(self) -> replicas.ReplicaStore:
+        return self.journal.store
 
     def _fresh(self) -> replica.Replica:
         state = self.state
@@ -129,22 +134,22 @@ class Replay:
         records = await self.reader.next(0)
         if not records:
             await self.settle()
-            await self._publish()
+            await self.journal.publish()
             records = await self.reader.next(wait)
         for record in records:
-            self._unreported += record.size
-            await self._handle(record.address, record.event, record.print_, record.offset)
+            await self._handle(record)
         await self._flush_changes()
-        if records and self._unreported >= self.settings.progress:
-            await self._publish()
+        if self.journal.unreported >= self.settings.progress:
+            await self.journal.publish()
         return len(records)
 
-    async def _handle(self, address: Address, event: events.Event | Unreadable, print_: int, offset: int) -> None:
+    async def _handle(self, record: Record) -> None:
+        address, event = record.address, record.event
         if isinstance(event, Unreadable):
             await self._refuse(receipts.Gap(address.seal, self.state.position, event.reason), hold=True)
             return
-        self._last_read = address
-        decision = self.replica.admit(address, event, print_)
+        self.journal.read(address, record.size)
+        decision = self.replica.admit(address, event, record.print_)
         if isinstance(decision, replica.Apply):
             self._changes.append(decision.change)
             return
@@ -153,7 +158,7 @@ class Replay:
             case replica.Begin(opened):
                 self._touched = await self.target.begin(opened)
             case replica.Sealed(position):
-                await self._sealed(replace(position, offset=offset + 1))
+                await self._sealed(replace(position, offset=record.offset + 1))
             case replica.Restart():
                 await self._restart()
             case replica.Answer(question):
@@ -171,12 +176,13 @@ class Replay:
         try:
             await self.target.apply(changes, self._touched)
         except errors.Full:
-            if not self._make_room():
+            if not await self._make_room():
                 raise
             await self.target.apply(changes, self._touched)
 
-    def _make_room(self) -> bool:
-        """Give up every recovery point but the position, aloud, so that the log can go on; False when none is left."""
+    async def _make_room(self) -> bool:
+        """Settle what waits, give up every recovery point but the position, aloud; False when that frees nothing."""
+        await self.settle()
         kept = [one for one in self.store.kept() if one.end < self.state.undo_end]
         if self.target.undo.begin >= self.state.undo_end:
             return False
@@ -200,9 +206,8 @@ class Replay:
         claims = tuple(leaves.claim() for leaves in self.target.leaves)[: len(state.position.volumes)]
         fence = self.replica.fence
         answer = receipts.Answered(fence, state.position, state.nonce, self.replica.highest, claims)
-        self.state = replace(state, generation=self.replica.generation, fence=fence)
-        self._commit((answer,))
-        await self._publish()
+        self.journal.commit(replace(state, generation=self.replica.generation, fence=fence), (answer,))
+        await self.journal.publish()
 
     async def _abandon(self) -> None:
         """Take the open epoch back.  Its pre-images stay in the log: only recovery truncates, once it has flushed."""
@@ -223,8 +228,8 @@ class Replay:
 
     async def _say_refusal(self, receipt: receipts.Gap | receipts.Diverged | receipts.Fenced) -> None:
         self._refused_at = asyncio.get_running_loop().time()
-        self._commit((replica.with_position(receipt, self.state.position),))
-        await self._publish()
+        self.journal.commit(self.state, (replica.with_position(receipt, self.state.position),))
+        await self.journal.publish()
 
     async def _still_held(self, address: Address) -> None:
         """Say once more, now and then, that we are held while epochs go by: the first word may have been lost."""
@@ -239,8 +244,7 @@ class Replay:
         if question.level > leaves.tree.height or question.first >= leaves.tree.width(question.level):
             return  # asked of a state that was lost since: the source hears our new answer and starts again
         nodes = leaves.nodes(question.level, question.first, question.count)
-        sender = receipts.Sender(self.state.replica, self.state.nonce, 0)
-        self._said.append(wire.pack_receipt(self.stream, address, sender, receipts.Nodes(question.request, nodes)))
+        self.journal.say(address, receipts.Nodes(question.request, nodes))
 
     # -- the law -------------------------------------------------------------------------------------------------
 
@@ -265,11 +269,10 @@ class Replay:
             for one in waiting
             if one.position.epoch
         ]
-        self.state = replicas.at(self.state, last.position, last.undo_end)
         said: list[receipts.Receipt] = [receipts.Applied(one.position) for one in waiting]
         if proved:
             said.append(receipts.Verified(last.position))
-        self._commit(said, keep=tuple(kept))
+        self.journal.commit(replicas.at(self.state, last.position, last.undo_end), said, keep=tuple(kept))
         self._waiting = []
         self.replica.settled = last.position
         # Space goes back only now: a crash before this leaves zeros that are allocated, or bytes that no volume has.
@@ -277,7 +280,7 @@ class Replay:
         if self._touched is None:
             await self.target.fit()
         # 4. and 5. Say it.  A crash here says it again: receipts carry their number.
-        await self._publish()
+        await self.journal.publish()
         # 6. Let go of pre-images that no kept epoch needs: never before step 3, never at or beyond the position.
         self._trim()
 
@@ -314,44 +317,6 @@ class Replay:
         log.error("diverged at %s: %s", refused.seal, reason)
         await self._say_refusal(receipts.Diverged(refused.seal, state.position, reason))
 
-    def _commit(
-        self,
-        said: Sequence[receipts.Receipt],
-        keep: tuple[replicas.KeptEpoch, ...] = (),
-        rewound: bool = False,
-    ) -> None:
-        number = self.state.next_receipt
-        outgoing = tuple(self._outgoing(number + at, one) for at, one in enumerate(said))
-        self.state = replace(self.state, next_receipt=number + len(outgoing))
-        self.store.commit(replicas.Update(self.state, keep, outgoing, rewound))
-
-    def _outgoing(self, number: int, receipt: receipts.Receipt) -> replicas.Outgoing:
-        position = getattr(receipt, "position", self.state.position)
-        about = getattr(receipt, "refused", position.seal)
-        sender = receipts.Sender(self.state.replica, self.state.nonce, number)
-        address = Address(about.generation, about.attempt, about.epoch, 0)
-        epoch = position.epoch if isinstance(receipt, receipts.Applied | receipts.Verified | receipts.Rewound) else 0
-        return replicas.Outgoing(number, epoch, wire.pack_receipt(self.stream, address, sender, receipt))
-
-    async def _publish(self) -> None:
-        """Put the outbox, answers and progress on the bus; only then is the outbox emptied."""
-        entries = self.store.outbox()
-        records = [one.record for one in entries] + self._said
-        if self._unreported and self._last_read is not None:
-            records.append(self._progress(self._last_read))
-        if not records:
-            return
-        self._said, self._unreported = [], 0
-        await self._answers.append(records)
-        await self._answers.sync()
-        if entries:
-            self.store.published(entries[-1].number)
-
-    def _progress(self, address: Address) -> bytes:
-        sender = receipts.Sender(self.state.replica, self.state.nonce, 0)
-        progress = receipts.Progress(address.attempt, address.epoch, address.seq)
-        return wire.pack_receipt(self.stream, address, sender, progress)
-
     def _trim(self) -> None:
         """Keep the pre-images of the last `keep` usable epochs, and of all behind the oldest of them."""
         kept = self.store.kept()
@@ -359,11 +324,10 @@ class Replay:
         if len(usable) > self.settings.keep:
             self._forget(usable[-self.settings.keep].end)
         quota = self.settings.undo_quota
-        while quota and self.target.undo.used > quota and len(kept := self.store.kept()) > 1:
-            log.warning(
-                "undo log passes its quota of %d bytes: %s can no longer be rewound to", quota, kept[0].position.seal
-            )
-            self._forget(min(kept[1].end, self.state.undo_end))
+        for end in sorted({one.end for one in kept if one.end > self.target.undo.begin}):
+            if quota and self.target.undo.used > quota:
+                log.warning("undo log passes its quota of %d bytes: its oldest epochs cannot be rewound to", quota)
+                self._forget(min(end, self.state.undo_end))
 
     def _forget(self, end: int) -> None:
         # The rows go first: a crash between leaves pre-images that nobody promises, never a promise without them.
@@ -380,11 +344,10 @@ class Replay:
                 usable = [str(one.position.epoch) for one in self.store.kept() if one.position.usable]
                 raise errors.NotFound(f"epoch {epoch} cannot be rewound to; these can: {', '.join(usable) or 'none'}")
             # The intent first: from here on every start finishes this rewind before anything else.
-            self.state = replace(self.state, intent=goal)
-            self.store.commit(replicas.Update(self.state))
+            self.journal.commit(replace(self.state, intent=goal))
         assert self.state.intent is not None
         await self._finish_rewind(self.state.intent)
-        await self._publish()
+        await self.journal.publish()
         return self.state.position
 
     async def _finish_rewind(self, goal: replicas.KeptEpoch) -> None:
@@ -395,10 +358,9 @@ class Replay:
         await self.target.read_back([])
         # Position and intent in one transaction, with every word about a later state taken out of the outbox.  Before
         # it a crash starts this function again, over the same records; after it the records beyond are nobody's.
-        self.state = replace(
-            replicas.at(self.state, goal.position, goal.end), intent=None, held=f"rewound from epoch {was}"
-        )
-        self._commit((receipts.Rewound(goal.position, was),), rewound=True)
+        state = replicas.at(self.state, goal.position, goal.end)
+        state = replace(state, intent=None, held=f"rewound from epoch {was}")
+        self.journal.commit(state, (receipts.Rewound(goal.position, was),), rewound=True)
         await self._offload(self.target.undo.truncate, goal.end)
         await self.target.fit()
         self.replica = self._fresh()

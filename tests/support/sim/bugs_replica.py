@@ -175,9 +175,10 @@ def receipt_before_position(stack: ExitStack) -> None:
     real = Replay._verified
 
     async def verified(self: Replay, waiting: Any) -> bool | None:
-        said = [self._outgoing(self.state.next_receipt, receipts.Applied(one.position)).record for one in waiting]
-        await self._answers.append(said)
-        await self._answers.sync()
+        applied = [receipts.Applied(one.position) for one in waiting]
+        said = [self.journal.outgoing(self.state.next_receipt, one, self.state).record for one in applied]
+        await self.journal._answers.append(said)
+        await self.journal._answers.sync()
         return await real(self, waiting)
 
     put(stack, Replay, "_verified", verified)
@@ -236,8 +237,7 @@ def second_rewind_over_an_unfinished_one(stack: ExitStack) -> None:
 
     async def recover(self: Replay) -> int:
         if self.state.intent is not None:
-            self.state = replace(self.state, intent=None)
-            self.store.commit(replicas.Update(self.state))
+            self.journal.commit(replace(self.state, intent=None))
         return await real(self)
 
     put(stack, Replay, "recover", recover)

@@ -27,6 +27,7 @@ class Plan:
     fail_flush: float = 0.0
     transient: float = 0.0
     late: float = 0.5
+    quota: int = 0
 
     @classmethod
     def of(cls, chance: random.Random) -> Plan:
@@ -38,4 +39,5 @@ class Plan:
             lost_tails=some([0.0, 0.2]), duplicates=some([0.0, 0.2]), rewinds=some([0.0, 0.2]),
             resizes=some([0.0, 0.2]), restores=some([0.0, 0.1]), lost_stores=some([0.0, 0.0, 0.1]),
             drop=some([0.0, 0.0, 0.0, 0.02]), fail_flush=some([0.0, 0.0, 0.05]), transient=some([0.0, 0.02]),
+            quota=some([0, 0, 3000]),
         )  # fmt: skip

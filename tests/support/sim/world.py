@@ -197,11 +197,11 @@ class World:
 
         store = SimReplicaStore(disk.store, process, lambda update: self.oracle.committed(disk.name, update))
         devices = [SimDevice(device, process, faults) for device in disk.devices]
-        target = Target(devices, UndoLog(file("undo")), make_leaves)
+        target = Target(devices, UndoLog(file("undo"), self.plan.quota or None), make_leaves)
         reader = Reader(STREAM, await bus.open("stream"), limit=400)
         return Replay(
             STREAM, reader, await bus.open("receipts", True, shared=True), target, store,
-            ReplaySettings(group=5 * BLOCK, progress=300, keep=3),
+            ReplaySettings(group=5 * BLOCK, progress=300, keep=3, undo_quota=self.plan.quota),
         )  # fmt: skip
 
     async def consume(self, disk: ReplicaDisk, process: Process) -> None:
