@@ -37,7 +37,7 @@ def status_(
 
 def epochs_(
     stream: options.Stream,
-    limit: Annotated[int, typer.Option(min=0, help="Only the last so many; 0: all.")] = 0,
+    limit: Annotated[int, typer.Option(min=0, metavar="COUNT", help="Only the last so many; 0: all.")] = 0,
     state: options.State = "",
     as_json: options.Json = False,
     debug: options.Debug = False,
