@@ -10,7 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
-from engine import errors, places
+from engine import errors, places, tuning
 from engine.cli import room, wings
 from engine.cli.setting import Pair
 from engine.cli.side import Side, until
@@ -122,6 +122,7 @@ class Replication:
 
         Gives whether it came to its end by itself.  Raises what ended a side; with `every`, passing trouble does not.
         """
+        tuning.bulk()
         source, target = _Tended(Side("source", self._source)), _Tended(Side("target", self._target))
         self._tended = [source, target]
         try:
