@@ -59,10 +59,10 @@ def measured(directory: Path, chosen: dict[str, Measure], quick: bool, rounds: i
     minutes = (time.monotonic() - began) / 60
     today = datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%d %H:%M UTC")
     busy = max(one.load for one in sections)
+    command = f"python -m bench{' --quick' if quick else ''}"
     head = [
-        f"Written by `python -m bench{' --quick' if quick else ''}` on {today}, in {minutes:.0f} minutes, all in one "
-        f"run on one machine: in each of {rounds} rounds every contender has a turn, the order changes, after a `sync`.  "
-        "Figures are medians.",
+        f"Written by `{command}` on {today}, in {minutes:.0f} minutes, all in one run on one machine."
+        f"  In each of {rounds} rounds every contender has a turn, the order changing, after a `sync`.  Medians count.",
     ]
     if busy >= measure.BUSY:
         head.append(
