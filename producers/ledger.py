@@ -1,8 +1,9 @@
 """What a source knows, and the order in which it changes: its state, its map, and the stage between them.
 
 For one epoch: what it changes is staged, durably, before its seal is on the bus; once the seal is durable there, the
-state counts it; then the map changes; then the stage is emptied.  A crash anywhere leaves a stage that is counted, and
-is applied again; or whose seal is in the log, and is adopted; or is void.
+state counts it; then the map changes.  Only when the map is durable, after some epochs or at the end of a pass, is the
+stage emptied, and before anything else changes the map.  A crash anywhere leaves a stage that is counted, and is
+applied again; or whose seal is in the log, and is adopted; or is void.
 """
 
 from __future__ import annotations
@@ -18,6 +19,8 @@ from engine.store.stage import Stage, Staged
 from producers.handshake import Seen, adopt
 from schemas.identity import Attempt, Chain, Volume
 
+STAGED = 256 << 10
+"""Bytes of the stage at which the map is made durable: seven syncs for dozens of parts instead of for each."""
 MapMaker = Callable[[tuple[Volume, ...]], BlockMap]
 
 
@@ -77,6 +80,7 @@ class Ledger:
             raise errors.Usage(f"stream {self.state.label} has {len(self.state.volumes)} volumes, not {len(volumes)}")
         if volumes == self.state.volumes:
             return
+        await self.settle()
         both = list(zip(self.map.volumes, volumes, strict=True))
         for one, volume in both:
             if one.volume.size != volume.size:
@@ -99,8 +103,14 @@ class Ledger:
         # that a map that has begun to change always gets to the end of it, even when the log loses its tail.
         self.keep(chain=staged.chain, epoch=staged.seal.epoch, offset=offset)
         await self._offload(self.map.apply, staged)
-        await self._offload(self.map.sync)
-        await self._offload(self._stage.clear)
+        if self._stage.size >= STAGED:
+            await self.settle()
+
+    async def settle(self) -> None:
+        """The map is durable, and only then the stage is empty: what is counted is never applied over later marks."""
+        if self._stage.size:
+            await self._offload(self.map.sync)
+            await self._offload(self._stage.clear)
 
     async def roots(self, staged: Staged) -> tuple[bytes, ...]:
         """The Merkle roots that hold once `staged` is applied."""

@@ -45,7 +45,7 @@ class Settings:
     "How often `Started` and questions are said again meanwhile."
     lease: float = 60.0
     "A replica that is silent for so long, while others wait for it, is waited for no more."
-    batch: int = 2 << 20
+    batch: int = 4 << 20
     "Bytes handed to the bus at once."
     roots: bool = True
     "Whether seals carry Merkle roots."
@@ -92,7 +92,7 @@ class Shipper:
         self.sent = 0
         self._log, self._offload = topic, offload
         self._part: _Part | None = None
-        self._pending: list[bytes] = []
+        self._pending: list[tuple[Address, events.Event]] = []
         self._pending_size = 0
         self._commit: asyncio.Task[None] | None = None
         self._volumes: tuple[Volume, ...] = ()
@@ -268,6 +268,7 @@ class Shipper:
             if self._part is not None:
                 await self._seal(await self.source.cut())
             await self._settle_commit()
+            await self.ledger.settle()
             return self._sealed - before
         finally:
             await self.source.end()
@@ -354,21 +355,26 @@ class Shipper:
     # -- the bus -------------------------------------------------------------------------------------------------
 
     async def _append(self, address: Address, event: events.Event) -> None:
-        record: bytes = await self._offload(self._pack, address, event)
-        self._pending.append(record)
-        self._pending_size += len(record)
-        self.ear.window.add(address.epoch, address.seq, len(record))
+        self._pending.append((address, event))
+        self._pending_size += wire.HEADER_SIZE + (len(event.data) if isinstance(event, events.Written) else 0)
         if self._pending_size >= self.settings.batch:
             await self._push()
+
+    def _pack_all(self, pending: list[tuple[Address, events.Event]]) -> list[bytes]:
+        return [self._pack(address, event) for address, event in pending]
 
     def _pack(self, address: Address, event: events.Event) -> bytes:
         return wire.pack_event(self.state.stream, address, event, self.settings.squeeze)
 
     async def _push(self) -> None:
         """Hand what is pending to the bus, at the pace that limit and window allow."""
-        records, self._pending = self._pending, []
-        size, self._pending_size = self._pending_size, 0
-        if records:
+        pending, self._pending, self._pending_size = self._pending, [], 0
+        if pending:
+            # One hop to a thread for all of them: with one each, hops were a fifth of a baseline.
+            records: list[bytes] = await self._offload(self._pack_all, pending)
+            for (address, _), record in zip(pending, records, strict=True):
+                self.ear.window.add(address.epoch, address.seq, len(record))
+            size = sum(map(len, records))
             await self.limiter.take(size)
             await self._log.append(records)
             self.sent += size
@@ -377,7 +383,8 @@ class Shipper:
     async def _room(self) -> None:
         """Wait while the slowest replica has more to read than the window."""
         since = asyncio.get_running_loop().time()
-        await self.hear(0)
+        if self.ear.window.behind(self.ear.waited_for()) > self.settings.window:
+            await self.hear(0)
         while self.ear.window.behind(self.ear.waited_for()) > self.settings.window:
             # What it has to read must be readable: unsynced records are not.
             await self._log.sync()

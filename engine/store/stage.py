@@ -83,6 +83,11 @@ class Stage:
         except errors.SchemaError:
             return None
 
+    @property
+    def size(self) -> int:
+        """Bytes of what was appended since it was emptied."""
+        return self._end
+
     def append(self, staged: Staged) -> None:
         """Add an entry, durably: only now may its seal go to the bus."""
         body = wire.pack_value(staged)
