@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
-from engine import envelope, epoch, errors, ports
+from engine import epoch, errors, ports
 from engine.store.blockmap import BlockMap
 from engine.store.sources import SourceState, SourceStore
 from engine.store.stage import Stage, Staged, StagedBlocks, StagedZeros
@@ -19,6 +19,7 @@ from producers import handshake
 from producers.ear import Ear, Restart
 from producers.ledger import Ledger, MapMaker
 from producers.pace import Limiter, Peer
+from producers.post import NAP, Post, Settings
 from producers.scan import Blocks, Found, Scan
 from producers.source import Source
 from schemas import events, receipts, wire
@@ -27,29 +28,6 @@ from schemas.identity import GENESIS, Address, Attempt, Chain, Cut, Volume
 log = logging.getLogger("vmferry.ship")
 _TRIES = 30
 """Starts in a row without getting through before the stream gives up and says why."""
-_NAP = 0.25
-"""Seconds that one wait for receipts lasts at most, so that rate, window and deadlines are looked at."""
-
-
-@dataclass(frozen=True, slots=True)
-class Settings:
-    """What may be tuned.  Bytes and seconds."""
-
-    part: int = 8 << 20
-    "Data in one epoch.  What a killed baseline sends twice is less than this."
-    window: int = 128 << 20
-    "Bytes in flight: sent, and not yet read by the slowest replica."
-    answer: float = 10.0
-    "How long replicas have to answer a `Started`."
-    repeat: float = 2.0
-    "How often `Started` and questions are said again meanwhile."
-    lease: float = 60.0
-    "A replica that is silent for so long, while others wait for it, is waited for no more."
-    batch: int = 4 << 20
-    "Bytes handed to the bus at once."
-    roots: bool = True
-    "Whether seals carry Merkle roots."
-    squeeze: wire.Squeeze = envelope.squeeze
 
 
 @dataclass(slots=True)
@@ -89,11 +67,9 @@ class Shipper:
         self.expect = expect
         self.ledger = Ledger(store, stage, make_map, offload)
         self.ear = Ear(self.state.stream, self.state.label, answers)
-        self.sent = 0
+        self.post = Post(self.state.stream, topic, self.ear, self.settings, self.limiter, offload)
         self._log, self._offload = topic, offload
         self._part: _Part | None = None
-        self._pending: list[tuple[Address, events.Event]] = []
-        self._pending_size = 0
         self._commit: asyncio.Task[None] | None = None
         self._volumes: tuple[Volume, ...] = ()
         self._sealed = 0
@@ -111,6 +87,11 @@ class Shipper:
     @property
     def map(self) -> BlockMap:
         return self.ledger.map
+
+    @property
+    def sent(self) -> int:
+        """Bytes handed to the bus."""
+        return self.post.sent
 
     @property
     def peers(self) -> dict[bytes, Peer]:
@@ -138,7 +119,8 @@ class Shipper:
             await self.source.end()
 
     async def _start_once(self, volumes: tuple[Volume, ...]) -> bool:
-        self._part, self._pending, self._pending_size = None, [], 0
+        self._part = None
+        self.post.drop()
         await self._settle_commit()
         self.ledger.raise_attempt()
         await self.ear.listen(self.state.attempt)
@@ -166,11 +148,7 @@ class Shipper:
         return Address(self.state.generation, self.state.attempt, 0, 0)
 
     async def _say_started(self) -> None:
-        await self._say(events.Started(self.state.label, self.state.chain))
-
-    async def _say(self, event: events.Started | events.Asked) -> None:
-        await self._log.append([self._pack(self._address(), event)])
-        await self._log.sync()
+        await self.post.say(self._address(), events.Started(self.state.label, self.state.chain))
 
     async def _hear_answers(self) -> None:
         """Hear the answers to our `Started`: of all expected replicas, or of those that spoke in time."""
@@ -181,7 +159,7 @@ class Shipper:
             if loop.time() >= again:
                 await self._say_started()
                 again = loop.time() + self.settings.repeat
-            await self.hear(min(_NAP, self.settings.repeat))
+            await self.hear(min(NAP, self.settings.repeat))
         for replica in expected - self.ear.answered.keys():
             log.warning("replica %s did not answer within %.0f s", replica.hex()[:8], self.settings.answer)
 
@@ -217,10 +195,10 @@ class Shipper:
         loop = asyncio.get_running_loop()
         deadline = loop.time() + self.settings.answer
         while loop.time() < deadline:
-            await self._say(events.Asked(request, replica, volume, level, first, count))
+            await self.post.say(self._address(), events.Asked(request, replica, volume, level, first, count))
             again = loop.time() + self.settings.repeat
             while loop.time() < again:
-                await self.hear(min(_NAP, self.settings.repeat))
+                await self.hear(min(NAP, self.settings.repeat))
                 self.ear.check()
                 if request in self.ear.nodes:
                     return self.ear.nodes.pop(request)
@@ -303,7 +281,7 @@ class Shipper:
             length = min(count * size, known.volume.size - found.first * size)
             event = events.Zeroed(found.volume, found.first * size, length)
             part.zeros.append(StagedZeros(found.volume, found.first, count))
-            await self._append(part.writer.change(event), event)
+            await self.post.add(part.writer.change(event), event)
         if part.size >= self.settings.part:
             await self._seal(cut if cut is not None else await self.source.cut())
 
@@ -315,7 +293,7 @@ class Shipper:
             data = bytes(found.data[at * size : (at + step) * size])
             part.size += len(data)
             event = events.Written(found.volume, (found.first + at) * size, digests, data)
-            await self._append(part.writer.change(event), event)
+            await self.post.add(part.writer.change(event), event)
 
     async def _open(self) -> _Part:
         await self.hear(0)
@@ -323,7 +301,7 @@ class Shipper:
         number = self.ledger.number()
         writer = epoch.Writer(self.state.generation, self.state.attempt, number, self._volumes, self._fits)
         self._part = _Part(writer, [], [])
-        await self._append(writer.next_address(), writer.opened)
+        await self.post.add(writer.next_address(), writer.opened)
         return self._part
 
     async def _seal(self, cut: Cut) -> None:
@@ -337,8 +315,8 @@ class Shipper:
         seal = part.writer.seal(cut, missing, await self.ledger.roots(staged) if whole else (), time.time_ns())
         staged = replace(staged, chain=seal.chain)
         await self.ledger.stage(staged)
-        await self._append(part.writer.next_address(), seal)
-        await self._push()
+        await self.post.add(part.writer.next_address(), seal)
+        await self.post.push()
         self._fits, self._first, self._last_cut = (events.Fit(seal.chain),), False, cut
         self._sealed += 1
         self._commit = asyncio.ensure_future(self._committed(staged))
@@ -351,46 +329,6 @@ class Shipper:
         commit, self._commit = self._commit, None
         if commit is not None:
             await commit
-
-    # -- the bus -------------------------------------------------------------------------------------------------
-
-    async def _append(self, address: Address, event: events.Event) -> None:
-        self._pending.append((address, event))
-        self._pending_size += wire.HEADER_SIZE + (len(event.data) if isinstance(event, events.Written) else 0)
-        if self._pending_size >= self.settings.batch:
-            await self._push()
-
-    def _pack_all(self, pending: list[tuple[Address, events.Event]]) -> list[bytes]:
-        return [self._pack(address, event) for address, event in pending]
-
-    def _pack(self, address: Address, event: events.Event) -> bytes:
-        return wire.pack_event(self.state.stream, address, event, self.settings.squeeze)
-
-    async def _push(self) -> None:
-        """Hand what is pending to the bus, at the pace that limit and window allow."""
-        pending, self._pending, self._pending_size = self._pending, [], 0
-        if pending:
-            # One hop to a thread for all of them: with one each, hops were a fifth of a baseline.
-            records: list[bytes] = await self._offload(self._pack_all, pending)
-            for (address, _), record in zip(pending, records, strict=True):
-                self.ear.window.add(address.epoch, address.seq, len(record))
-            size = sum(map(len, records))
-            await self.limiter.take(size)
-            await self._log.append(records)
-            self.sent += size
-            await self._room()
-
-    async def _room(self) -> None:
-        """Wait while the slowest replica has more to read than the window."""
-        since = asyncio.get_running_loop().time()
-        if self.ear.window.behind(self.ear.waited_for()) > self.settings.window:
-            await self.hear(0)
-        while self.ear.window.behind(self.ear.waited_for()) > self.settings.window:
-            # What it has to read must be readable: unsynced records are not.
-            await self._log.sync()
-            await self.hear(_NAP)
-            self.ear.check()
-            self.ear.lapse(self.settings.lease, since)
 
     # -- receipts ------------------------------------------------------------------------------------------------
 
@@ -412,7 +350,7 @@ class Shipper:
         while loop.time() < deadline:
             if self.settled():
                 return True
-            await self.hear(min(_NAP, patience))
+            await self.hear(min(NAP, patience))
             if self.ear.wants_start or self.ear.fenced:
                 return False
         return self.settled()

@@ -15,7 +15,7 @@ from engine.device import images
 from engine.pool import Pool
 from engine.store.file import OsFile
 from engine.store.stage import Stage
-from producers import ship, state
+from producers import post, ship, state
 from producers.image import Image, ImageSource
 from producers.pace import Limiter
 from schemas import topics
@@ -34,7 +34,7 @@ class Options:
     log_quota: int | None = None
     force_share: bool = False
     secret_file: str = ""
-    ship: ship.Settings = field(default_factory=ship.Settings)
+    ship: post.Settings = field(default_factory=post.Settings)
 
 
 @dataclass(slots=True)

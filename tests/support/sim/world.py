@@ -27,7 +27,7 @@ from engine.store.memory import MemoryFile
 from engine.store.sources import MemorySourceStore, SourceState
 from engine.store.stage import Stage
 from engine.store.undo import UndoLog
-from producers.ship import Settings as ShipSettings
+from producers.post import Settings as ShipSettings
 from producers.ship import Shipper
 from schemas.identity import Volume
 from schemas.receipts import Position
