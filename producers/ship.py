@@ -160,6 +160,8 @@ class Shipper:
                 await self._say_started()
                 again = loop.time() + self.settings.repeat
             await self.hear(min(NAP, self.settings.repeat))
+            if self.ear.fenced is not None:
+                return  # who fences does not answer: the next start stands above it
         for replica in expected - self.ear.answered.keys():
             log.warning("replica %s did not answer within %.0f s", replica.hex()[:8], self.settings.answer)
 

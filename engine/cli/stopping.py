@@ -15,7 +15,7 @@ _ONE = 0.3
 
 
 class Stopping:
-    """While inside, signals are counted instead of raised."""
+    """While inside, and on the way out, signals are counted instead of raised."""
 
     def __init__(self) -> None:
         self.wanted = False
@@ -28,6 +28,8 @@ class Stopping:
         return self
 
     def __exit__(self, *_: object) -> None:
+        if self.wanted:
+            return  # on the way out a second signal still ends at once, with the same code
         for number, before in self._before.items():
             signal.signal(number, before)  # type: ignore[arg-type]
 
