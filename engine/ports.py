@@ -37,7 +37,7 @@ class Log(Protocol):
 
     async def sync(self) -> int:
         """Make durable all that this handle has taken.  Gives the offset just past the last of it
-        (the end of the log when nothing was taken).  Errors as `append`."""
+        (the end of the log when nothing was taken).  May run beside `append`.  Errors as `append`."""
 
     async def read(self, offset: int, limit: int, wait: float) -> Sequence[Entry]:
         """Durable records from `offset` on, in order: at least one, and no more after `limit` bytes are passed.

@@ -17,6 +17,8 @@ from engine.cli.replication import Numbers
 
 _LINE_SECONDS = 3.0
 _JSON_SECONDS = 1.0
+_SAME = 5.0
+"""Seconds within which the same words are not said again."""
 _WINDOW = 5.0
 """Seconds over which a rate is taken."""
 
@@ -147,6 +149,20 @@ class _Plain(logging.Formatter):
         return f"vmferry: {level}{record.getMessage()}"
 
 
+class _Once(logging.Filter):
+    """What both sides say of the same thing is said once."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._said: dict[str, float] = {}
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        message, now = record.getMessage(), time.monotonic()
+        again = now - self._said.get(message, -_SAME) < _SAME
+        self._said[message] = now
+        return not again
+
+
 class _AsObjects(logging.Handler):
     """Log records as objects on stdout."""
 
@@ -169,6 +185,7 @@ def make(as_json: bool, quiet: bool, debug: bool = False) -> View:
         handler = logging.StreamHandler()
         handler.setFormatter(_Plain())
         view = Quiet() if quiet else Lines()
+    handler.addFilter(_Once())
     logging.basicConfig(level=logging.WARNING, handlers=[handler], force=True)
     logging.getLogger("vmferry").setLevel(logging.DEBUG if debug else logging.WARNING)
     shown: View = view

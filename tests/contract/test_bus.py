@@ -76,6 +76,27 @@ async def test_sync_gives_the_offset_just_past_the_last_record(bus: ports.Bus, t
     assert await log.sync() > end
 
 
+async def test_records_may_be_appended_while_others_are_made_durable(bus: ports.Bus, topic: str) -> None:
+    log = await bus.open(topic, write=True)
+    sent = numbered(60, size=100_000)
+    ends: list[int] = []
+
+    async def syncing() -> None:
+        while len(ends) < 100:
+            ends.append(await log.sync())
+            await asyncio.sleep(0)
+
+    beside = asyncio.create_task(syncing())
+    for record in sent:
+        await log.append([record])
+        await asyncio.sleep(0)
+    await beside
+    last = await log.sync()
+    assert ends == sorted(ends)
+    assert ends[-1] <= last == (await log.ends())[1]
+    assert [entry.data for entry in await drain(log, (await log.ends())[0])] == sent
+
+
 async def test_an_empty_log_has_its_begin_at_its_end_and_gives_nothing(bus: ports.Bus, topic: str) -> None:
     log = await bus.open(topic)
     begin, end = await log.ends()

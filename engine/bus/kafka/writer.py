@@ -38,6 +38,7 @@ class Writer:
         )
         self._batch: Any = None
         self._sent: deque[tuple[asyncio.Future[Any], int]] = deque()
+        self._sending = asyncio.Lock()
         self._end: int | None = None
 
     async def start(self) -> None:
@@ -66,29 +67,33 @@ class Writer:
         return self._end
 
     async def _flush(self) -> None:
-        if self._batch.record_count():
-            await self._send()
-        while self._sent:
-            await self._settle()
+        await self._send()
+        for sent in list(self._sent):
+            await self._acknowledged(sent)
 
     async def _send(self) -> None:
-        while len(self._sent) >= _WAITING:
-            await self._settle()
-        batch, self._batch = self._batch, self._producer.create_batch()
-        while True:
-            try:
-                future = await self._producer.send_batch(batch, self._topic, partition=0)
-                break
-            except kafka.KafkaTimeoutError:
-                continue  # the one before is still not on its way; our own time limit is around this
-        future.add_done_callback(_retrieve)
-        self._sent.append((future, batch.record_count()))
+        """Send the batch that fills, unless it is empty.  An append and a sync may be at it, one after the other."""
+        async with self._sending:
+            while len(self._sent) >= _WAITING:
+                await self._acknowledged(self._sent[0])
+            if not self._batch.record_count():
+                return
+            batch, self._batch = self._batch, self._producer.create_batch()
+            while True:
+                try:
+                    future = await self._producer.send_batch(batch, self._topic, partition=0)
+                    break
+                except kafka.KafkaTimeoutError:
+                    continue  # the one before is still not on its way; our own time limit is around this
+            future.add_done_callback(_retrieve)
+            self._sent.append((future, batch.record_count()))
 
-    async def _settle(self) -> None:
-        future, count = self._sent[0]
+    async def _acknowledged(self, sent: tuple[asyncio.Future[Any], int]) -> None:
+        future, count = sent
         metadata = await asyncio.shield(future)
-        self._sent.popleft()
-        self._end = metadata.offset + count
+        if sent in self._sent:
+            self._sent.remove(sent)
+        self._end = max(self._end or 0, metadata.offset + count)
 
     async def _guarded(self, step: Any) -> None:
         try:
