@@ -70,7 +70,7 @@ class NbdDevice:
             await self._named(self._client.write(start, data))
 
     async def zero(self, start: int, length: int, keep: bool = False) -> None:
-        """WRITE_ZEROES, which may punch a hole unless to `keep`; zeros are written at edges, and where nothing else can."""
+        """WRITE_ZEROES, which may punch a hole unless to `keep`; at edges, or without it, zeros are written."""
         self._changes("zero", start, length)
         smallest, end = self._client.export.smallest, start + length
         first, past = -(-start // smallest) * smallest, end // smallest * smallest
