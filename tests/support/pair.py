@@ -22,7 +22,7 @@ from engine.store.memory import MemoryFile
 from engine.store.sources import MemorySourceStore, SourceState
 from engine.store.stage import Stage
 from engine.store.undo import UndoLog
-from producers import ship
+from producers import post, ship
 from schemas import errors as schema_errors
 from schemas import events, receipts, wire
 from schemas.identity import Address, Cut, Volume
@@ -83,7 +83,7 @@ class Pair:
         self.files: dict[str, MemoryFile] = {}
         self.store = replicas.MemoryReplicaStore()
         self.store.create(replicas.State(REPLICA, b"a nonce!", STREAM))
-        self.settings = ship.Settings(part=8 * BLOCK, answer=1.0, repeat=0.2, batch=100)
+        self.settings = post.Settings(part=8 * BLOCK, answer=1.0, repeat=0.2, batch=100)
 
     # -- both sides ----------------------------------------------------------------------------------------------
 

@@ -25,7 +25,7 @@ def test_every_code_is_another_one() -> None:
 def test_a_fault_ends_with_its_own_code_and_one_line(
     kind: type[errors.FerryError], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    fault = kind("log", 5, 1, 2) if kind is errors.OffsetGone else kind("what and why")  # type: ignore[call-arg]
+    fault = errors.OffsetGone("log", 5, 1, 2) if kind is errors.OffsetGone else kind("what and why")
     with pytest.raises(typer.Exit) as ended, ending.told(as_json=True):
         raise fault
     said = capsys.readouterr()
