@@ -1,4 +1,5 @@
-"""The writing side of one embedded topic.  Synchronous, and all on one thread; the lock is its caller's business.
+"""The writing side of one embedded topic.  Synchronous, and all on one thread but the middle of a sync; the lock is its
+caller's business.
 
 The order of what becomes durable: records into the segment, fdatasync, and only then the index, from which readers
 learn that the records are there.
@@ -8,11 +9,32 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from engine import errors
 from engine.bus import recovery, segments, trouble
 from engine.bus.index import Index, Mark
+
+
+@dataclass(frozen=True, slots=True)
+class Syncing:
+    """A sync that has begun: all before `tail` is in the segment of `fd` (-1: durable already), or in closed ones."""
+
+    directory: Path
+    fd: int
+    tail: Mark
+    marks: list[Mark]
+
+    def wait(self) -> Syncing:
+        """Return when it is durable.  Once."""
+        if self.fd >= 0:
+            try:
+                with trouble.named(str(self.directory)):
+                    os.fdatasync(self.fd)
+            finally:
+                os.close(self.fd)
+        return self
 
 
 class Appender:
@@ -90,12 +112,21 @@ class Appender:
 
     def sync(self) -> int:
         """Make all that was written durable, then visible.  Gives the offset just past it."""
-        if self._tail != self._synced:
-            with trouble.named(str(self._directory)):
-                os.fdatasync(self._fd)
+        return self.end_sync(self.begin_sync().wait())
+
+    def begin_sync(self) -> Syncing:
+        """What has to become durable now.  Its `wait` may run on another thread, beside further writes."""
+        marks, self._marks = self._marks, []
+        # A descriptor of its own: the next write may close this segment.
+        fd = os.dup(self._fd) if self._tail != self._synced else -1
+        return Syncing(self._directory, fd, self._tail, marks)
+
+    def end_sync(self, done: Syncing) -> int:
+        """Make visible what is durable.  One sync after the other, in the order in which they began."""
+        if done.tail != self._synced:
             # A crash here leaves records that no index row names: recovery keeps them, nobody was promised them.
-            self._index.commit(self._tail, self._marks)
-            self._synced, self._marks = self._tail, []
+            self._index.commit(done.tail, done.marks)
+            self._synced = done.tail
         return self._synced.offset
 
     def close(self) -> None:

@@ -77,13 +77,16 @@ def _make(directory: Path) -> None:
 
 
 class EmbeddedLog:
-    """A handle on one topic.  Writing and reading have a thread each, so that a read never waits for an fdatasync."""
+    """A handle on one topic.  Writing, syncing and reading have a thread each: neither a read nor the next write waits
+    for an fdatasync."""
 
     def __init__(
         self, topic: str, directory: Path, room: Room, wake: Wake, closed: Callable[[EmbeddedLog], None]
     ) -> None:
         self._topic, self._directory, self._room, self._wake, self._closed = topic, directory, room, wake, closed
         self._writing = ThreadPoolExecutor(1, thread_name_prefix=f"append {topic}")
+        self._syncing = ThreadPoolExecutor(1, thread_name_prefix=f"sync {topic}")
+        self._one_sync = asyncio.Lock()
         self._reading = ThreadPoolExecutor(1, thread_name_prefix=f"read {topic}")
         self._writer: Exclusive | Shared | None = None
         self._reader: Reader | None = None
@@ -97,7 +100,7 @@ class EmbeddedLog:
         if not write:
             await self._on_reading(self._read_side)
             return
-        await self._on_writing(self._start_writer, Shared if shared else Exclusive)
+        await self._on(self._writing, self._start_writer, Shared if shared else Exclusive)
         if not shared:
             self._wake.claim(self)
 
@@ -121,15 +124,27 @@ class EmbeddedLog:
 
     async def sync(self) -> int:
         """As ports.Log.sync.  One fdatasync and one commit for all that was appended since the last."""
-        end = await self._hand_over(self._writable().sync)
+        writer = self._writable()
+        if isinstance(writer, Shared):
+            end = await self._hand_over(writer.sync)
+        else:
+            async with self._one_sync:
+                begun = await self._hand_over(self._exclusive().begin_sync)
+                done = await self._on(self._syncing, begun.wait)
+                end = await self._on(self._writing, self._exclusive().end_sync, done)
         self._wake.changed()
         return end
 
-    async def _hand_over(self, function: Callable[[list[bytes]], int]) -> int:
+    def _exclusive(self) -> Exclusive:
+        writer = self._writable()
+        assert isinstance(writer, Exclusive)
+        return writer
+
+    async def _hand_over(self, function: Callable[[list[bytes]], T]) -> T:
         records, amount = self._pending, self._pending_bytes
         self._pending, self._pending_bytes = [], 0
         try:
-            return await self._on_writing(function, records)
+            return await self._on(self._writing, function, records)
         finally:
             self._room.landed(amount)
 
@@ -177,9 +192,10 @@ class EmbeddedLog:
             raise errors.Usage(f"{self._topic} is not open for writing")
         return self._writer
 
-    async def _on_writing(self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+    async def _on(self, thread: ThreadPoolExecutor, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+        """Of the writing side: after any error the handle is spent."""
         try:
-            return await asyncio.get_running_loop().run_in_executor(self._writing, lambda: function(*args, **kwargs))
+            return await asyncio.get_running_loop().run_in_executor(thread, lambda: function(*args, **kwargs))
         except BaseException as why:
             self._spent = why
             raise
@@ -205,9 +221,15 @@ class EmbeddedLog:
         try:
             # Behind whatever still runs on these threads, a start that was cancelled included.
             await loop.run_in_executor(self._reading, self._close_reader)
+            await loop.run_in_executor(self._syncing, _nothing)
             await loop.run_in_executor(self._writing, self._close_writer)
         finally:
             self._reading.shutdown(wait=False)
             self._writing.shutdown(wait=False)
+            self._syncing.shutdown(wait=False)
             self._wake.release(self)
             self._closed(self)
+
+
+def _nothing() -> None:
+    """Runs when everything before it on its thread has ended."""

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from engine import errors
 from engine.bus import trouble
-from engine.bus.appender import Appender
+from engine.bus.appender import Appender, Syncing
 from engine.bus.index import Index
 from engine.bus.lock import Lock
 from engine.bus.reader import Reader
@@ -32,9 +32,12 @@ class Exclusive:
     def write(self, records: list[bytes]) -> int:
         return self._appender.write(records)
 
-    def sync(self, records: list[bytes]) -> int:
+    def begin_sync(self, records: list[bytes]) -> Syncing:
         self._appender.write(records)
-        return self._appender.sync()
+        return self._appender.begin_sync()
+
+    def end_sync(self, done: Syncing) -> int:
+        return self._appender.end_sync(done)
 
     def close(self) -> None:
         self._appender.close()
