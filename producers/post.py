@@ -37,7 +37,10 @@ class Settings:
 
 
 class Post:
-    """Packs and sends one stream's events.  `sent` counts bytes handed to the bus."""
+    """Packs and sends one stream's events, a batch at a time, while the next one fills.
+
+    `sent` counts bytes handed to the bus.
+    """
 
     def __init__(
         self,
@@ -53,6 +56,7 @@ class Post:
         self._settings, self._limiter, self._offload = settings, limiter, offload
         self._pending: list[tuple[Address, events.Event]] = []
         self._size = 0
+        self._sending: asyncio.Task[None] | None = None
 
     async def say(self, address: Address, event: events.Started | events.Asked) -> None:
         """Say one thing at once, durably."""
@@ -64,25 +68,49 @@ class Post:
         self._pending.append((address, event))
         self._size += wire.HEADER_SIZE + (len(event.data) if isinstance(event, events.Written) else 0)
         if self._size >= self._settings.batch:
-            await self.push()
+            await self._push()
 
-    async def push(self) -> None:
-        """Hand what is pending to the bus.  Raises Restart or Fenced when that is heard while waiting for room."""
-        pending, self._pending, self._size = self._pending, [], 0
-        if pending:
-            # One hop to a thread for all of them: with one each, hops were a fifth of a baseline.
-            records: list[bytes] = await self._offload(self._pack_all, pending)
-            for (address, _), record in zip(pending, records, strict=True):
-                self._ear.window.add(address.epoch, address.seq, len(record))
-            size = sum(map(len, records))
-            await self._limiter.take(size)
-            await self._log.append(records)
-            self.sent += size
-            await self._room()
+    async def flush(self) -> None:
+        """The bus has taken everything.  Raises Restart or Fenced when that is heard while waiting for room."""
+        await self._push()
+        await self._landed()
 
-    def drop(self) -> None:
-        """Forget what is pending: its epoch is left behind."""
+    async def _push(self) -> None:
+        await self._landed()
+        await self._room()
+        if self._pending:
+            pending, self._pending, self._size = self._pending, [], 0
+            self._sending = asyncio.ensure_future(self._send(pending))
+
+    async def _send(self, pending: list[tuple[Address, events.Event]]) -> None:
+        # One hop to a thread for all of them: with one each, hops were a fifth of a baseline.
+        records: list[bytes] = await self._offload(self._pack_all, pending)
+        for (address, _), record in zip(pending, records, strict=True):
+            self._ear.window.add(address.epoch, address.seq, len(record))
+        size = sum(map(len, records))
+        await self._limiter.take(size)
+        await self._log.append(records)
+        self.sent += size
+
+    async def _landed(self) -> None:
+        """The batch that is under way was taken."""
+        sending, self._sending = self._sending, None
+        if sending is not None:
+            await sending
+
+    async def drop(self) -> None:
+        """Forget what is pending: its epoch is left behind.  What is under way ends first."""
         self._pending, self._size = [], 0
+        await self._landed()
+
+    async def close(self) -> None:
+        """Nothing is under way any more; what becomes of it does not count.  Repeatable."""
+        sending, self._sending = self._sending, None
+        if sending is not None:
+            sending.cancel()
+            await asyncio.wait((sending,))
+            if not sending.cancelled():
+                sending.exception()
 
     def _pack_all(self, pending: list[tuple[Address, events.Event]]) -> list[bytes]:
         return [self._pack(address, event) for address, event in pending]

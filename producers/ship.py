@@ -120,7 +120,7 @@ class Shipper:
 
     async def _start_once(self, volumes: tuple[Volume, ...]) -> bool:
         self._part = None
-        self.post.drop()
+        await self.post.drop()
         await self._settle_commit()
         self.ledger.raise_attempt()
         await self.ear.listen(self.state.attempt)
@@ -318,7 +318,7 @@ class Shipper:
         staged = replace(staged, chain=seal.chain)
         await self.ledger.stage(staged)
         await self.post.add(part.writer.next_address(), seal)
-        await self.post.push()
+        await self.post.flush()
         self._fits, self._first, self._last_cut = (events.Fit(seal.chain),), False, cut
         self._sealed += 1
         self._commit = asyncio.ensure_future(self._committed(staged))
@@ -376,4 +376,5 @@ class Shipper:
 
     async def close(self) -> None:
         """Let the commit that is under way end.  Stores and bus stay their owner's.  Repeatable."""
+        await self.post.close()
         await self._settle_commit()
