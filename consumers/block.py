@@ -7,8 +7,11 @@ caller (consumers/replay.py) decides that an epoch is settled.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+import asyncio
+from collections import deque
+from collections.abc import Callable, Coroutine, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 from engine import digest, errors, ports
 from engine.store import undo
@@ -19,6 +22,8 @@ from schemas.identity import Volume
 
 _READ = 4 << 20
 """Bytes read at once for pre-images and read-back."""
+_AHEAD = 2
+"""Reads from the medium that are under way while another one is hashed."""
 
 Change = events.Written | events.Zeroed
 MakeLeaves = Callable[[int, Volume], Leaves]
@@ -268,8 +273,8 @@ class Target:
             for piece in reversed(pieces):
                 wanted += _uncovered(piece, covered.setdefault(piece.volume, Ranges()))
         wanted = [piece for piece in wanted if piece.start + piece.length <= self.volumes[piece.volume].size]
-        for batch in _batches(sorted(wanted, key=lambda piece: (piece.volume, piece.start))):
-            await self._compare(batch)
+        batches = _batches(sorted(wanted, key=lambda piece: (piece.volume, piece.start)))
+        await _side_by_side(self._compare(batch) for batch in batches)
         self.restored.clear()
 
     async def _compare(self, batch: Sequence[Piece]) -> None:
@@ -333,6 +338,22 @@ class Target:
         for device, volume in zip(self.devices, self.volumes, strict=False):
             if device.size > volume.size and not device.fixed:
                 await device.resize(volume.size)
+
+
+async def _side_by_side(work: Iterable[Coroutine[Any, Any, None]]) -> None:
+    """Run `work`, a few of it at any time.  Raises the first failure, once nothing runs any more."""
+    running: deque[asyncio.Task[None]] = deque()
+    try:
+        for one in work:
+            running.append(asyncio.ensure_future(one))
+            if len(running) > _AHEAD:
+                await running.popleft()
+        while running:
+            await running.popleft()
+    finally:
+        for task in running:
+            task.cancel()
+        await asyncio.gather(*running, return_exceptions=True)
 
 
 def _uncovered(piece: Piece, covered: Ranges) -> Iterable[Piece]:

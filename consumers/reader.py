@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -34,8 +35,20 @@ class Record:
     size: int
 
 
+@dataclass(frozen=True, slots=True)
+class _Batch:
+    """What one read gave: `end` is where the next one goes on, `size` its bytes on the bus."""
+
+    records: Sequence[Record]
+    end: int
+    size: int
+
+
 class Reader:
-    """Reads a topic in batches of up to `limit` bytes.  Never gives a record of another stream."""
+    """Reads a topic in batches of up to `limit` bytes.  Never gives a record of another stream.
+
+    While a large batch is used, the next one is read: `close` it before the bus.
+    """
 
     def __init__(
         self, stream: bytes, source: ports.Log, limit: int = 8 << 20, offload: ports.Offload = ports.inline
@@ -45,6 +58,7 @@ class Reader:
         self._limit = limit
         self._offload = offload
         self._offset = 0
+        self._ahead: tuple[int, asyncio.Task[_Batch | None]] | None = None
 
     def seek(self, offset: int) -> None:
         """Read on from `offset`."""
@@ -80,16 +94,40 @@ class Reader:
         at what there is.  Raises UnknownVersion: a newer vmferry wrote this, and guessing is worse than stopping.
         """
         try:
-            entries = await self._log.read(self._offset, self._limit, wait)
+            batch = await self._read_ahead() or await self._batch(self._offset, wait)
         except errors.OffsetGone as gone:
             # Above the end, the tail was lost: what there is was read before, and only new records will come behind it.
             self._offset = gone.begin if self._offset < gone.begin else gone.end
             return [Record(self._offset, _NOBODY, Unreadable(str(gone)), 0, 0)]
-        if not entries:
+        if batch is None:
             return ()
-        self._offset = entries[-1].offset + 1
-        found: Sequence[Record] = await self._offload(self._decode, entries)
-        return found
+        self._offset = batch.end
+        if 2 * batch.size > self._limit:
+            # More is waiting, most likely.
+            self._ahead = batch.end, asyncio.ensure_future(self._batch(batch.end, 0))
+        return batch.records
+
+    async def _read_ahead(self) -> _Batch | None:
+        """What was read meanwhile, if it is what is wanted now."""
+        ahead, self._ahead = self._ahead, None
+        batch = await ahead[1] if ahead else None
+        return batch if ahead and ahead[0] == self._offset else None
+
+    async def _batch(self, offset: int, wait: float) -> _Batch | None:
+        entries = await self._log.read(offset, self._limit, wait)
+        if not entries:
+            return None
+        records: Sequence[Record] = await self._offload(self._decode, entries)
+        return _Batch(records, entries[-1].offset + 1, sum(len(entry.data) for entry in entries))
+
+    async def close(self) -> None:
+        """Nothing is read any more.  Repeatable."""
+        ahead, self._ahead = self._ahead, None
+        if ahead is not None:
+            ahead[1].cancel()
+            await asyncio.wait((ahead[1],))
+            if not ahead[1].cancelled():
+                ahead[1].exception()
 
     def _decode(self, entries: Sequence[ports.Entry]) -> list[Record]:
         records = (self._one(entry) for entry in entries)

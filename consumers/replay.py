@@ -29,7 +29,7 @@ class Settings:
 
     group: int = 64 << 20
     "Sealed epochs are settled together up to this much data: one flush and one transaction for all of them."
-    progress: int = 4 << 20
+    progress: int = 16 << 20
     "How much is read between two words to the source about it: bounds its in-flight window from below."
     keep: int = 16
     "Usable epochs that can be rewound to; older pre-images are let go."

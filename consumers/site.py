@@ -101,6 +101,7 @@ async def open_replica(
         notes = await _fill(directory, stream, keeper, found, files, devices, topic, created, pool)
         target = Target(devices, _undo(stack, directory, options), files.leaves, pool)
         reader = Reader(stream.identity, topic, offload=pool)
+        stack.push_async_callback(reader.close)
         answers = await bus.open(topics.receipts(), write=True, shared=True)
         settings = replace(options.settings, undo_quota=options.undo_quota)
         replay = Replay(stream.identity, reader, answers, target, found.store, settings, pool)
