@@ -91,7 +91,7 @@ async def open_replica(
         topic = await bus.open(topics.stream(stream.identity))
         keeper = _Keeper(registry.Registry(where), record)
         stack.callback(keeper.leave)
-        devices, created = await _open_images(stack, record, options, pool)
+        devices, created = await _open_images(stack, keeper, options, pool)
         found = state.find(directory, record, created)
         stack.callback(found.store.close)
         held.refuse("" if found.store.empty else found.store.load().held, record.disks[0].path)
@@ -123,6 +123,12 @@ class _Keeper:
         self._records, self.record = records, record
         self._mine = False
 
+    def making(self, unread: bool) -> None:
+        """An image is about to be made.  A crash behind this: what is there then is ours, and is read (`unread`)."""
+        if not self.record.begun and self.record.unread != unread:
+            self.record = replace(self.record, unread=unread)
+            self._records.save(self.record)
+
     def claim(self, unread: bool) -> None:
         """The images are ours from now on; `unread`: their digests must first be read."""
         disks = tuple(map(registry.identified, self.record.disks))
@@ -137,11 +143,10 @@ class _Keeper:
 
 
 async def _open_images(
-    stack: contextlib.AsyncExitStack, record: registry.Replica, options: Options, pool: Pool
+    stack: contextlib.AsyncExitStack, keeper: _Keeper, options: Options, pool: Pool
 ) -> tuple[list[ports.BlockDevice], bool]:
     """The devices, ours alone; whether one of them had to be made.  Raises Usage for one that is too small."""
-    devices: list[ports.BlockDevice] = []
-    created = False
+    record, devices, created = keeper.record, list[ports.BlockDevice](), False
     for index, disk in enumerate(record.disks):
         size = options.sizes[index] if index < len(options.sizes) else 0
         new = await pool(_missing, disk.path)
@@ -150,10 +155,7 @@ async def _open_images(
                 f"{disk.path} exists, and is no replica that is known here.  Take another target, or give --adopt: "
                 "then it is read, and everything in it that differs from the source is overwritten"
             )
-        device = await images.open_image(
-            disk.path, True, format=disk.format or None, secret_file=options.secret_file, offload=pool,
-            create_size=size if new else None,
-        )  # fmt: skip
+        device = await _open_image(disk, keeper, size if new else None, options, pool)
         stack.push_async_callback(device.close)
         if device.fixed and device.size < size:
             raise errors.Usage(
@@ -162,6 +164,22 @@ async def _open_images(
         devices.append(device)
         created = created or new
     return devices, created
+
+
+async def _open_image(
+    disk: registry.Disk, keeper: _Keeper, create_size: int | None, options: Options, pool: Pool
+) -> ports.BlockDevice:
+    before = keeper.record.unread
+    if create_size is not None:
+        keeper.making(True)
+    try:
+        return await images.open_image(
+            disk.path, True, format=disk.format or None, secret_file=options.secret_file, offload=pool,
+            create_size=create_size,
+        )  # fmt: skip
+    except errors.FerryError:
+        keeper.making(before)
+        raise
 
 
 def _missing(path: str) -> bool:
