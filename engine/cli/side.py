@@ -6,6 +6,8 @@ import asyncio
 import threading
 from collections.abc import Awaitable, Callable
 
+from engine import errors
+
 
 class Side:
     """Runs `main` to its end.  Then `error` says what ended it, if anything did."""
@@ -29,8 +31,11 @@ class Side:
     def _run(self) -> None:
         try:
             asyncio.run(self._whole())
-        except asyncio.CancelledError:
-            self._cancelled = True
+        except asyncio.CancelledError as why:
+            if not self._cancelled:
+                # Nobody asked: a library let the cancellation of a task of its own out.
+                self.error = errors.Transient(f"the {self.name} side was cancelled by something that it waited for")
+                self.error.__cause__ = why
         except BaseException as why:  # handed to whoever looks at `error`
             self.error = why
 
