@@ -81,7 +81,8 @@ def open_read_only(path: Path) -> sqlite_utils.Database:
         # Without a WAL nobody has it open: as it lies on the disk, and no file is made beside it.
         connection = _connect(path, "ro" if os.path.exists(f"{path}-wal") else "ro&immutable=1")
         try:
-            _check_version(path, connection)
+            if not _check_version(path, connection):
+                raise errors.Damaged(f"{path} holds no state")
         except BaseException:
             connection.close()
             raise
@@ -105,10 +106,11 @@ def _check(path: Path) -> None:
         connection.close()
 
 
-def _check_version(path: Path, connection: sqlite3.Connection) -> None:
-    found = connection.execute("PRAGMA user_version").fetchone()[0]
+def _check_version(path: Path, connection: sqlite3.Connection) -> int:
+    found: int = connection.execute("PRAGMA user_version").fetchone()[0]
     if found > VERSION:
         raise Newer(f"{path} is of version {found}, and this vmferry knows {VERSION}: upgrade it. Nothing was touched")
+    return found
 
 
 def _create(db: sqlite_utils.Database, schema: str) -> None:
