@@ -26,6 +26,9 @@ SIZE = 32
 ZERO = bytes(SIZE)
 _CHUNK = 4096
 """Nodes handled at once: 128 KiB, one comparison to see that all of them are zeros."""
+_NOTHING = bytes(2 * _CHUNK * SIZE)
+_FEW = 16
+"""Nodes that are hashed rather than looked at once more for holes."""
 
 Scratch = Callable[[int], "MutableSequence[int] | Any"]
 """Gives a writable buffer of so many zero bytes: a bytearray, or an mmap that the kernel may page out."""
@@ -112,11 +115,17 @@ class Tree:
         have = min(2 * count, self._sizes[below] - 2 * first)
         at_edge = 2 * first + have == self._sizes[below]
         target = slice(first * SIZE, (first + count) * SIZE)
-        if not at_edge and self._raw(below, 2 * first, have).count(0) == have * SIZE:
+        raw = self._raw(below, 2 * first, have)
+        if not at_edge and raw == _NOTHING[: have * SIZE]:
             if self._nodes[level][target] != bytes(count * SIZE):
                 self._nodes[level][target] = bytes(count * SIZE)
             return
-        hashes = list(self._hashes(below, 2 * first, have))
+        if count > _FEW and raw.count(0) > have * SIZE * 3 // 4:
+            # Mostly holes: in halves, so that a block of data in them costs its own path and little more.
+            self._combine(level, first, count // 2)
+            self._combine(level, first + count // 2, count - count // 2)
+            return
+        hashes = list(self._hashes(below, 2 * first, have, raw))
         parents = [node(hashes[at], hashes[at + 1]) for at in range(0, have - 1, 2)]
         if have % 2:
             parents.append(hashes[-1])
@@ -131,8 +140,8 @@ class Tree:
             return self._read(first, count)
         return bytes(self._nodes[level][first * SIZE : (first + count) * SIZE])
 
-    def _hashes(self, level: int, first: int, count: int) -> Iterator[bytes]:
-        raw, plain = self._raw(level, first, count), self._zeros[level]
+    def _hashes(self, level: int, first: int, count: int, raw: bytes = b"") -> Iterator[bytes]:
+        raw, plain = raw or self._raw(level, first, count), self._zeros[level]
         values = (raw[at : at + SIZE] for at in range(0, count * SIZE, SIZE))
         if level:
             yield from (plain if value == ZERO else value for value in values)

@@ -183,3 +183,24 @@ def test_the_tree_of_another_size_is_the_one_after_a_resize(size: int, other: in
     seen = model.leaves.tree_of(other).root()
     model.resize(other)
     assert seen == model.plain()
+
+
+def test_scattered_data_in_a_sparse_volume_costs_its_own_paths(monkeypatch: pytest.MonkeyPatch) -> None:
+    blocks = (1 << 20) + 5
+    leaves = Leaves(Volume("vda", blocks * 4, 4), MemoryFile(), MemoryFile())
+    spots = {random.Random(seed).randrange(blocks): bytes([seed + 1]) * 32 for seed in range(20)}
+    for spot, value in spots.items():
+        leaves.write(spot, value)
+    hashed = 0
+
+    def counted(left: bytes, right: bytes) -> bytes:
+        nonlocal hashed
+        hashed += 1
+        return node(left, right)
+
+    monkeypatch.setattr(merkle, "node", counted)
+    found = leaves.tree.root()
+    monkeypatch.undo()
+    zero = blake3(bytes(4)).digest()
+    assert found == merkle.root((4, spots.get(block, zero)) for block in range(blocks))
+    assert hashed < len(spots) * 20 * 2 * 17
