@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+import os
+from collections.abc import Callable
 from pathlib import Path
+from typing import TypeVar
 
+from engine import errors
 from engine.store import database, replicas
 from engine.store.sources import SourceState
 from engine.store.sqlite import SqliteReplicaStore, SqliteSourceStore
+
+T = TypeVar("T")
 
 
 class _ReplicaView(SqliteReplicaStore):
@@ -32,6 +38,26 @@ class _SourceView(SqliteSourceStore):
 
 def replica(path: Path) -> tuple[replicas.State, list[replicas.KeptEpoch], int]:
     """State, kept epochs (oldest first) and how many receipts wait to be said.  Raises NotFound, Damaged."""
+    return _seen(path, _replica)
+
+
+def source(path: Path) -> SourceState:
+    """The state of a source side.  Raises NotFound, Damaged."""
+    return _seen(path, _source)
+
+
+def _seen(path: Path, look: Callable[[Path], T]) -> T:
+    """What `look` sees; once more when a process opened the file while we looked at it as nobody's."""
+    before = os.path.exists(f"{path}-wal")
+    try:
+        return look(path)
+    except errors.Damaged:
+        if before or not os.path.exists(f"{path}-wal"):
+            raise
+        return look(path)
+
+
+def _replica(path: Path) -> tuple[replicas.State, list[replicas.KeptEpoch], int]:
     view = _ReplicaView(path)
     try:
         return view.load(), view.kept(), len(view.outbox())
@@ -39,8 +65,7 @@ def replica(path: Path) -> tuple[replicas.State, list[replicas.KeptEpoch], int]:
         view.close()
 
 
-def source(path: Path) -> SourceState:
-    """The state of a source side.  Raises NotFound, Damaged."""
+def _source(path: Path) -> SourceState:
     view = _SourceView(path)
     try:
         return view.load()
