@@ -151,15 +151,13 @@ async def _open_images(
         size = options.sizes[index] if index < len(options.sizes) else 0
         new = await pool(_missing, disk.path)
         if not (new or record.begun or record.unread):
-            raise errors.Usage(
-                f"{disk.path} exists, and is no replica that is known here.  Take another target, or give --adopt: "
-                "then it is read, and everything in it that differs from the source is overwritten"
-            )
+            raise registry.foreign(disk.path)
         device = await _open_image(disk, keeper, size if new else None, options, pool)
         stack.push_async_callback(device.close)
         if device.fixed and device.size < size:
             raise errors.Usage(
-                f"{disk.path}: has {device.size:,} bytes, the source {size:,}: give the target at least as many"
+                f"{disk.path} has {device.size:,} bytes, the source {size:,}: make it larger, with lvextend or"
+                f" `qemu-img resize {disk.path} {size}`, then start again"
             )
         devices.append(device)
         created = created or new

@@ -150,6 +150,14 @@ def _identity(path: str) -> tuple[int, int]:
     return found.st_dev, found.st_ino
 
 
+def foreign(path: str) -> errors.Usage:
+    """What is said of a target that exists and is nobody's replica."""
+    return errors.Usage(
+        f"{path} exists, and is no replica that is known here.  Take another target, or give --adopt: then it is read,"
+        " and everything in it that differs from the source is overwritten"
+    )
+
+
 def identified(disk: Disk) -> Disk:
     """The disk with the device and inode that its path has now; zeros where there is nothing."""
     device, inode = _identity(disk.path)

@@ -102,6 +102,8 @@ def _again(stream: registry.Stream, wanted: Wanted) -> registry.Stream:
 def _replica(known: registry.Registry, wanted: Wanted, stream: registry.Stream, target: str) -> registry.Replica:
     replica = known.of_target(target)
     if replica is None:
+        if not wanted.adopt and isinstance(images.parse(target), str) and os.path.lexists(target):
+            raise registry.foreign(target)
         disk = registry.Disk(stream.disks[0].name, target, wanted.target_format, stream.disks[0].block_size)
         return registry.Replica(secrets.token_hex(16), stream.stream, stream.bus, (disk,), unread=wanted.adopt)
     if replica.stream != stream.stream:

@@ -102,6 +102,7 @@ def test_a_target_that_exists_is_refused_untouched_with_the_way_out(ferry: Ferry
     assert found.code == 2
     assert "give --adopt" in found.err
     assert target.read_bytes() == b"precious"
+    assert not list(ferry.state.glob("streams/*"))
 
 
 def test_an_adopted_target_takes_only_what_differs(ferry: Ferry, source: Path, target: Path) -> None:
