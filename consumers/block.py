@@ -117,7 +117,7 @@ class Target:
     async def apply(self, changes: Sequence[Change], touched: Touched) -> None:
         """Write changes of the open epoch, in order.  After Full it may be repeated; after any error, be restored."""
         images: list[undo.PreImage] = []
-        first_touched = self._first_touched(changes, touched)
+        first_touched = await self._offload(self._first_touched, changes, touched)
         for index, ranges in first_touched.items():
             for first, end in ranges:
                 images += await self._images(index, first, end)
@@ -148,14 +148,20 @@ class Target:
         if isinstance(change, events.Zeroed) or not leaves.claims.any(first, end - first):
             yield first, end
             return
-        pieces = extent.pieces(change.start, length, volume.block_size)
-        differ = (
-            start // volume.block_size
-            for at, (start, size) in enumerate(pieces)
-            if size != volume.length(start // volume.block_size)
-            or not leaves.matches(start // volume.block_size, change.digests[at * 32 : at * 32 + 32])
+        pieces = enumerate(extent.pieces(change.start, length, volume.block_size))
+        yield from extent.runs(
+            start // volume.block_size for at, (start, size) in pieces if not self._holds(change, at, start, size)
         )
-        yield from extent.runs(differ)
+
+    def _holds(self, change: events.Written, at: int, start: int, size: int) -> bool:
+        """Whether the block of piece `at` is what the piece says, and so is its data: a digest may belong to other
+        bytes, and what they overwrite could not be taken back."""
+        volume, leaves = self.volumes[change.volume], self.leaves[change.volume]
+        block, value = start // volume.block_size, change.digests[at * 32 : at * 32 + 32]
+        if size != volume.length(block) or not leaves.matches(block, value):
+            return False
+        offset = start - change.start
+        return digest.block(memoryview(change.data)[offset : offset + size]) == value
 
     async def _images(self, index: int, first: int, end: int) -> list[undo.PreImage]:
         """What stands in blocks [first, end) now, holes without their bytes."""

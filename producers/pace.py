@@ -9,24 +9,35 @@ from dataclasses import dataclass, field
 from schemas.identity import Attempt
 from schemas.receipts import Position, Progress
 
+_BURST = 0.25
+"""Seconds of sending that an idle time saves up."""
+_NAP = 0.2
+
 
 class Limiter:
     """A token bucket over bytes per second; `rate` 0 is no limit and may be set at any time."""
 
     def __init__(self, rate: int = 0) -> None:
         self.rate = rate
-        self._free_at = 0.0
+        self._debt = 0.0
+        "Bytes let through before their time; below zero, what an idle time saved up."
+        self._paid_at = 0.0
 
     async def take(self, size: int) -> None:
         """Wait until `size` more bytes may be sent; bursts of a quarter of a second are let through."""
-        if not self.rate:
-            return
-        now = asyncio.get_running_loop().time()
-        self._free_at = max(self._free_at, now - 0.25) + size / self.rate
-        while self.rate and self._free_at > now:
+        self._pay()
+        self._debt += size
+        while self.rate and self._debt > 0:
             # Short naps, so that a changed rate is felt at once.
-            await asyncio.sleep(min(0.2, self._free_at - now))
-            now = asyncio.get_running_loop().time()
+            await asyncio.sleep(min(_NAP, max(0.001, self._debt / self.rate)))
+            self._pay()
+        if not self.rate:
+            self._debt = 0.0
+
+    def _pay(self) -> None:
+        now = asyncio.get_running_loop().time()
+        paid = (now - self._paid_at) * self.rate
+        self._debt, self._paid_at = max(self._debt - paid, -_BURST * self.rate), now
 
 
 @dataclass(slots=True)
@@ -56,8 +67,8 @@ class Window:
 
     def add(self, epoch: int, seq: int, size: int) -> None:
         """A record went out."""
-        self.sent += size
         self._marks.append(((epoch, seq), self.sent))
+        self.sent += size
 
     def note(self, peer: Peer, attempt: Attempt, progress: Progress) -> None:
         """A replica said how far it has read."""

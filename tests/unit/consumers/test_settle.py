@@ -1,0 +1,484 @@
+"""The one law: in which order sealed epochs become ours, what is said and when, and what a failure leaves."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import pytest
+
+from consumers.block import Target
+from consumers.reader import Reader
+from consumers.replay import Replay, Settings
+from engine import digest, envelope, epoch, errors
+from engine.bus.memory import MemoryLog, Topic
+from engine.device.memory import MemoryDevice
+from engine.store import replicas
+from engine.store.leaves import Leaves
+from engine.store.memory import MemoryFile
+from engine.store.undo import UndoLog
+from schemas import events, receipts, wire
+from schemas.identity import GENESIS, Address, Attempt, Cut, Volume
+
+BLOCK = 64
+STREAM, REPLICA, NONCE = b"stream of a test", b"a replica of one", b"a nonce!"
+ATTEMPT = Attempt(5, b"attempt5")
+
+
+class Device(MemoryDevice):
+    """Notes flushes, reads behind them and resizes; fails a flush when it is told."""
+
+    def __init__(self, order: list[str]) -> None:
+        super().__init__(0, 16)
+        self.order, self.failing, self.drops = order, False, False
+
+    async def flush(self) -> None:
+        self.order.append("flush")
+        if self.failing:
+            self.fail_flush()
+            raise errors.DeviceFailed("flush: I/O error")
+        await super().flush()
+
+    async def evict(self, start: int, length: int) -> None:
+        self.order.append("read back")
+
+    async def write(self, start: int, data: bytes) -> None:
+        if not self.drops:
+            await super().write(start, data)
+
+    async def resize(self, size: int) -> None:
+        self.order.append(f"resize to {size}")
+        await super().resize(size)
+
+
+class Undo(MemoryFile):
+    """Notes when space is given back, at either end."""
+
+    def __init__(self, order: list[str]) -> None:
+        super().__init__()
+        self.order = order
+
+    def discard(self, start: int, length: int) -> None:
+        self.order.append("trim")
+        super().discard(start, length)
+
+    def truncate(self, size: int) -> None:
+        self.order.append("truncate")
+        super().truncate(size)
+
+
+class Store(replicas.MemoryReplicaStore):
+    """Notes transactions; fails one when it is told, with nothing stored."""
+
+    order: list[str]
+    failing = False
+
+    def commit(self, update: replicas.Update) -> None:
+        self.order.append("intent" if update.state.intent else "commit")
+        if self.failing:
+            raise errors.Full("state: no room")
+        super().commit(update)
+
+    def forget_before(self, end: int) -> None:
+        self.order.append("forget")
+        super().forget_before(end)
+
+    def published(self, number: int) -> None:
+        self.order.append("published")
+        super().published(number)
+
+
+@dataclass
+class Bench:
+    """One replica over memory and a log to fill; what it does to the world, in order."""
+
+    settings: Settings = field(default_factory=Settings)
+    order: list[str] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self.device, self.undo = Device(self.order), Undo(self.order)
+        self.store = Store()
+        self.store.order = self.order
+        self.store.create(replicas.State(REPLICA, NONCE, STREAM))
+        self.digests, self.claims = MemoryFile(), MemoryFile()
+        self.stream, self.answers = Topic(), Topic()
+        self.away = ""
+        self.chain, self.number, self.content = GENESIS, 0, b""
+        self.say(Address(1, ATTEMPT, 0, 0), events.Started("test", GENESIS))
+
+    async def gate(self, operation: str, _topic: str) -> None:
+        if operation in ("append", "synced"):
+            self.order.append("publish" if operation == "append" else "on the bus")
+        if operation == self.away:
+            raise errors.Transient("the bus is away")
+
+    async def replay(self) -> Replay:
+        """A process of the replica, recovered."""
+        target = Target([self.device], UndoLog(self.undo), lambda _, volume: Leaves(volume, self.digests, self.claims))
+        source = MemoryLog("stream", self.stream, _open_gate, None)
+        answers = MemoryLog("answers", self.answers, self.gate, None)
+        replay = Replay(STREAM, Reader(STREAM, source), answers, target, self.store, self.settings)
+        await replay.recover()
+        await replay.locate()
+        self.order.clear()
+        return replay
+
+    def say(self, address: Address, event: events.Event) -> None:
+        self.stream.add([wire.pack_event(STREAM, address, event)])
+
+    def epoch(
+        self, content: bytes, cut: Cut = Cut.CRASH, seal: bool = True, roots: Sequence[bytes] = (), digests: bytes = b""
+    ) -> None:
+        """One epoch on the log: the volume's whole content."""
+        self.number += 1
+        volumes = (Volume("vda", len(content), BLOCK),)
+        writer = epoch.Writer(1, ATTEMPT, self.number, volumes, (events.Fit(self.chain),))
+        self.say(writer.next_address(), writer.opened)
+        change = events.Written(0, 0, digests or digest.of_pieces(0, content, BLOCK), content)
+        self.say(writer.change(change), change)
+        if seal:
+            said = writer.seal(cut, 0, tuple(roots), 7)
+            self.say(writer.next_address(), said)
+            self.chain, self.content = said.chain, content
+
+    async def read(self, replay: Replay) -> None:
+        while await replay.step(0):
+            continue
+
+    def said(self) -> list[tuple[int, receipts.Receipt]]:
+        """All receipts but progress, with their numbers."""
+        frames = [wire.unpack(record) for record in self.answers.records]
+        found = [wire.receipt(frame.kind, envelope.body(frame)) for frame in frames]
+        return [(who.number, said) for who, said in found if not isinstance(said, receipts.Progress)]
+
+    @property
+    def position(self) -> receipts.Position:
+        return self.store.load().position
+
+
+async def _open_gate(_operation: str, _topic: str) -> None:
+    return None
+
+
+def fill(letter: bytes, blocks: int = 4) -> bytes:
+    return letter * (BLOCK * blocks)
+
+
+def told(bench: Bench, kind: type[receipts.Receipt]) -> list[int]:
+    """The epochs of which receipts of a kind speak."""
+    words: list[Any] = [one for _, one in bench.said() if isinstance(one, kind)]
+    return [one.position.epoch for one in words]
+
+
+async def caught_up(*contents: bytes, settings: Settings | None = None) -> tuple[Bench, Replay]:
+    bench = Bench(settings or Settings())
+    for content in contents:
+        bench.epoch(content)
+    replay = await bench.replay()
+    await bench.read(replay)
+    bench.order.clear()
+    return bench, replay
+
+
+# -- the order ---------------------------------------------------------------------------------------------------------
+
+
+async def test_flush_then_read_back_then_commit_then_publish_then_trim_in_this_order_and_no_other() -> None:
+    bench, replay = await caught_up(fill(b"a"), fill(b"b"), settings=Settings(keep=1))
+    bench.epoch(fill(b"c"))
+    await bench.read(replay)
+    assert bench.order[:8] == [
+        "flush", "read back", "commit", "publish", "on the bus", "published", "forget", "trim",
+    ]  # fmt: skip
+
+
+async def test_the_device_shrinks_only_after_the_position_that_says_so() -> None:
+    bench, replay = await caught_up(fill(b"a"))
+    bench.epoch(fill(b"b", 2))
+    await bench.read(replay)
+    assert [one for one in bench.order if one in ("commit", "resize to 128", "flush", "read back")] == [
+        "flush", "read back", "commit", "resize to 128",
+    ]  # fmt: skip
+    assert bench.device.content() == fill(b"b", 2)
+
+
+async def test_several_sealed_epochs_are_settled_by_one_flush_and_one_transaction() -> None:
+    bench = Bench()
+    replay = await bench.replay()
+    for letter in (b"a", b"b", b"c"):
+        bench.epoch(fill(letter))
+    await bench.read(replay)
+    # The first flush and transaction are the answer to `Started`.
+    assert bench.order.count("flush") == 1
+    assert bench.order.count("commit") == 2
+    assert [number for number, _ in bench.said()] == [1, 2, 3, 4]
+    assert told(bench, receipts.Applied) == [1, 2, 3]
+    assert [one.position.epoch for one in bench.store.kept()] == [1, 2, 3]
+
+
+async def test_each_kept_epoch_owns_its_own_range_of_the_undo_log() -> None:
+    bench, replay = await caught_up(fill(b"a"), fill(b"b"), fill(b"c"))
+    kept = bench.store.kept()
+    assert [one.start for one in kept[1:]] == [one.end for one in kept[:-1]]
+    assert kept[-1].end == bench.store.load().undo_end == replay.target.undo.end
+    assert all(one.start < one.end for one in kept)
+
+
+async def test_what_is_settled_is_settled_once() -> None:
+    bench, replay = await caught_up(fill(b"a"))
+    await replay.settle()
+    await replay.settle()
+    assert bench.order == []
+
+
+async def test_what_is_open_is_not_settled_with_what_is_sealed() -> None:
+    bench, replay = await caught_up()
+    bench.epoch(fill(b"a"))
+    bench.epoch(fill(b"b"), seal=False)
+    await bench.read(replay)
+    assert bench.position.epoch == 1
+    assert bench.device.content() == fill(b"b"), "it is under way"
+    again = await bench.replay()
+    assert bench.device.content() == fill(b"a")
+    assert again.state.position.epoch == 1
+
+
+# -- failures ----------------------------------------------------------------------------------------------------------
+
+
+async def test_a_failed_flush_ends_the_run_and_is_never_tried_again() -> None:
+    bench, replay = await caught_up(fill(b"a"))
+    before = bench.position
+    bench.epoch(fill(b"b"))
+    bench.device.failing = True
+    with pytest.raises(errors.DeviceFailed):
+        await bench.read(replay)
+    assert bench.order == ["flush"]
+    assert bench.position == before
+    assert told(bench, receipts.Applied) == [1]
+
+
+async def test_after_a_failed_flush_a_new_process_recovers_and_comes_through() -> None:
+    bench, replay = await caught_up(fill(b"a"))
+    bench.epoch(fill(b"b"))
+    bench.device.failing = True
+    with pytest.raises(errors.DeviceFailed):
+        await bench.read(replay)
+    bench.device.failing = False
+    again = await bench.replay()
+    assert bench.device.content() == fill(b"a")
+    await bench.read(again)
+    assert bench.device.content() == fill(b"b")
+    assert told(bench, receipts.Applied) == [1, 2]
+
+
+async def test_nothing_is_said_when_the_transaction_fails() -> None:
+    bench, replay = await caught_up(fill(b"a"))
+    before, words = bench.position, len(bench.answers.records)
+    bench.epoch(fill(b"b"))
+    bench.store.failing = True
+    with pytest.raises(errors.Full):
+        await bench.read(replay)
+    assert bench.order == ["flush", "read back", "commit"]
+    assert bench.position == before
+    assert len(bench.answers.records) == words
+    assert bench.store.outbox() == []
+
+
+@pytest.mark.parametrize("operation", ["append", "sync", "synced"])
+async def test_a_receipt_that_is_said_again_keeps_its_number(operation: str) -> None:
+    bench, replay = await caught_up(fill(b"a"))
+    bench.epoch(fill(b"b"))
+    bench.away = operation
+    with pytest.raises(errors.Transient):
+        await bench.read(replay)
+    assert bench.position.epoch == 2, "the position does not wait for the bus"
+    waiting = [one.number for one in bench.store.outbox()]
+    assert waiting == [3]
+    bench.away = ""
+    again = await bench.replay()
+    await bench.read(again)
+    words = [(number, one) for number, one in bench.said() if isinstance(one, receipts.Applied)]
+    assert {number for number, one in words if one.position.epoch == 2} == {3}
+    assert len(words) == (3 if operation == "synced" else 2)
+    assert len({one for number, one in words if number == 3}) == 1
+    assert bench.store.outbox() == []
+
+
+async def test_numbers_go_on_after_a_restart() -> None:
+    bench, _ = await caught_up(fill(b"a"))
+    again = await bench.replay()
+    bench.epoch(fill(b"b"))
+    await bench.read(again)
+    assert [number for number, _ in bench.said()] == [1, 2, 3]
+
+
+# -- divergence --------------------------------------------------------------------------------------------------------
+
+
+async def test_a_write_that_the_medium_dropped_is_taken_back_and_said() -> None:
+    bench, replay = await caught_up(fill(b"a"))
+    before, good = bench.position, Target.flush
+    bench.epoch(fill(b"b"))
+    bench.device.drops = True
+
+    async def flush(target: Target) -> None:
+        await good(target)
+        bench.device.drops = False
+
+    replay.target.flush = flush.__get__(replay.target)  # type: ignore[method-assign]
+    await bench.read(replay)
+    assert bench.position == before
+    assert bench.device.content() == fill(b"a")
+    assert told(bench, receipts.Applied) == [1]
+    said = [one for _, one in bench.said() if isinstance(one, receipts.Diverged)]
+    assert [(one.refused.epoch, one.position.epoch) for one in said] == [(2, 1)]
+    assert replay.replica.held is not None
+
+
+async def test_data_under_the_digest_of_what_is_there_is_taken_back_and_said() -> None:
+    bench, replay = await caught_up(fill(b"a"))
+    before = bench.position
+    bench.epoch(fill(b"b"), digests=digest.of_pieces(0, fill(b"a"), BLOCK))
+    await bench.read(replay)
+    assert bench.position == before
+    assert bench.device.content() == fill(b"a")
+    assert told(bench, receipts.Applied) == [1]
+    assert len(told(bench, receipts.Diverged)) == 1
+    assert replay.target.leaves[0].claim().blocks == 4
+
+
+async def test_roots_that_are_not_ours_are_never_acknowledged() -> None:
+    bench, replay = await caught_up(fill(b"a"))
+    bench.epoch(fill(b"b"), roots=[b"r" * 32])
+    await bench.read(replay)
+    assert (bench.position.epoch, bench.device.content()) == (1, fill(b"a"))
+    assert told(bench, receipts.Applied) == [1]
+    assert told(bench, receipts.Verified) == []
+
+
+async def test_roots_that_are_ours_prove_the_epoch_in_the_same_breath() -> None:
+    bench, replay = await caught_up(fill(b"a"))
+    leaves = Leaves(Volume("vda", 4 * BLOCK, BLOCK), MemoryFile(), MemoryFile())
+    leaves.write(0, digest.of_pieces(0, fill(b"b"), BLOCK))
+    bench.epoch(fill(b"b"), roots=[leaves.root()])
+    await bench.read(replay)
+    assert told(bench, receipts.Applied) == [1, 2]
+    assert told(bench, receipts.Verified) == [2]
+    assert bench.order.count("commit") == 1
+
+
+async def test_a_newer_start_is_answered_from_a_settled_state_with_the_open_epoch_taken_back() -> None:
+    bench, replay = await caught_up(fill(b"a"))
+    bench.epoch(fill(b"b"))
+    bench.epoch(fill(b"c"), seal=False)
+    newer = Attempt(6, b"attempt6")
+    bench.say(Address(1, newer, 0, 0), events.Started("test", bench.chain))
+    await bench.read(replay)
+    assert bench.device.content() == fill(b"b")
+    answers = [one for _, one in bench.said() if isinstance(one, receipts.Answered)]
+    assert (answers[-1].attempt, answers[-1].position.epoch, answers[-1].highest) == (newer, 2, 3)
+    assert answers[-1].claims == tuple(leaves.claim() for leaves in replay.target.leaves)
+    assert bench.store.load().fence == newer
+
+
+# -- retention and rewind ----------------------------------------------------------------------------------------------
+
+
+async def test_only_usable_epochs_count_towards_what_is_kept() -> None:
+    bench, replay = await caught_up(settings=Settings(keep=2))
+    for at, cut in enumerate((Cut.CRASH, Cut.NONE, Cut.NONE, Cut.CRASH, Cut.NONE, Cut.CRASH, Cut.NONE)):
+        bench.epoch(fill(bytes([97 + at])), cut)
+        await bench.read(replay)
+    assert [one.position.epoch for one in bench.store.kept()] == [4, 5, 6, 7]
+    assert replay.target.undo.begin == bench.store.kept()[0].end
+
+
+async def test_the_oldest_epochs_go_first_when_the_quota_is_passed_and_the_position_never() -> None:
+    bench, replay = await caught_up(settings=Settings(undo_quota=1000))
+    for at in range(8):
+        bench.epoch(fill(bytes([97 + at])))
+        await bench.read(replay)
+    numbers = [one.position.epoch for one in bench.store.kept()]
+    assert numbers == list(range(numbers[0], 9))
+    assert 1 < numbers[0] < 8
+    assert replay.target.undo.used <= 1000
+    await replay.rewind(numbers[0])
+    assert bench.device.content() == fill(bytes([96 + numbers[0]]))
+
+
+async def test_a_rewind_writes_its_intent_first_and_the_position_before_anything_is_dropped() -> None:
+    bench, _ = await caught_up(fill(b"a"), fill(b"b"), fill(b"c", 6))
+    replay = await bench.replay()
+    position = await replay.rewind(1)
+    assert bench.order == [
+        "intent", "flush", "read back", "commit", "truncate", "resize to 256", "publish", "on the bus", "published",
+    ]  # fmt: skip
+    assert bench.device.content() == fill(b"a")
+    assert position == bench.position
+    assert position.epoch == 1
+    assert [one.position.epoch for one in bench.store.kept()] == [1]
+    assert bench.said()[-1][1] == receipts.Rewound(position, 3)
+    assert bench.store.load().held == "rewound from epoch 3"
+    assert bench.store.load().intent is None
+
+
+async def test_a_rewind_drops_what_waits_to_be_said_about_later_epochs() -> None:
+    bench, replay = await caught_up(fill(b"a"))
+    bench.away = "append"
+    bench.epoch(fill(b"b"))
+    with pytest.raises(errors.Transient):
+        await bench.read(replay)
+    assert [one.epoch for one in bench.store.outbox()] == [2]
+    bench.away = ""
+    replay = await bench.replay()
+    await replay.rewind(1)
+    assert told(bench, receipts.Applied) == [1]
+    assert bench.said()[-1] == (4, receipts.Rewound(bench.position, 2)), "its number is not used twice"
+
+
+@pytest.mark.parametrize("step", ["flush", "commit"])
+async def test_a_rewind_that_was_stopped_is_finished_by_the_next_start(step: str) -> None:
+    bench, _ = await caught_up(fill(b"a"), fill(b"b"), fill(b"c"))
+    replay = await bench.replay()
+    before = bench.position
+    real: Callable[..., Any] = bench.store.commit
+
+    def commit(update: replicas.Update) -> None:
+        bench.store.failing = update.state.intent is None
+        real(update)
+
+    bench.device.failing = step == "flush"
+    if step == "commit":
+        bench.store.commit = commit  # type: ignore[method-assign]
+    with pytest.raises((errors.DeviceFailed, errors.Full)):
+        await replay.rewind(1)
+    assert bench.position == before
+    bench.device.failing = bench.store.failing = False
+    bench.store.commit = real  # type: ignore[method-assign]
+    await bench.replay()
+    assert bench.position.epoch == 1
+    assert bench.device.content() == fill(b"a")
+
+
+@pytest.mark.parametrize("number", [0, 2, 9])
+async def test_a_rewind_goes_to_usable_epochs_only_and_says_which_there_are(number: int) -> None:
+    bench = Bench()
+    for at, cut in enumerate((Cut.CRASH, Cut.NONE, Cut.CRASH)):
+        bench.epoch(fill(bytes([97 + at])), cut)
+    await bench.read(await bench.replay())
+    replay = await bench.replay()
+    with pytest.raises(errors.NotFound, match=f"epoch {number} cannot be rewound to; these can: 1, 3"):
+        await replay.rewind(number)
+    assert bench.order == []
+
+
+async def test_the_position_is_found_in_the_log_by_its_seal_and_not_by_its_offset() -> None:
+    bench, _ = await caught_up(fill(b"a"), fill(b"b"))
+    replay = await bench.replay()
+    assert await replay.step(0) == 0, "all of it is known"
+    del bench.stream.records[-1]
+    bench.say(Address(1, Attempt(6, b"attempt6"), 0, 0), events.Started("test", bench.chain))
+    replay = await bench.replay()
+    assert await replay.step(0) == 3, "it reads on behind the newest epoch whose seal is where it was"
