@@ -104,8 +104,9 @@ async def open_source(
         store = state.open_store(directory, stream, notes)
         stack.callback(store.close)
         stream = replace(stream, begun=True, disks=tuple(map(registry.identified, stream.disks)))
-        registry.Registry(where).save(stream)
         shipper, limiter = await _shipper(stack, directory, stream, source, store, expect, options, pool)
+        # Only now: a bus that was never reached is not remembered.
+        registry.Registry(where).save(stream)
         # First of all on the way out: what still runs in threads ends before any file is closed.
         stack.push_async_callback(pool.idle)
         stack.push_async_callback(shipper.close)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import typer
 
@@ -40,8 +40,10 @@ def command(where: places.Places, wanted: setting.Wanted, asked: Asked) -> None:
     with setting.settled(where):
         pair = asyncio.run(setting.pair(where, wanted))
         records = registry.Registry(where)
-        records.save(pair.stream)
-        records.save(pair.replica)
+        before = next((one for one in records.streams() if one.stream == pair.stream.stream), pair.stream)
+        # Another bus is remembered by the sides, once it was reached.
+        records.save(replace(pair.stream, bus=before.bus))
+        records.save(replace(pair.replica, bus=before.bus))
     choices = Choices(
         wings.producers().Options(asked.rate, asked.log_quota, asked.force_share, asked.secret_file),
         wings.consumers().Options(pair.sizes, asked.secret_file, asked.undo_quota),

@@ -309,3 +309,9 @@ def test_a_log_that_passes_its_quota_ends_the_run(ferry: Ferry, source: Path, ta
     assert (found.code, "quota" in found.err) == (5, True)
     ferry.replicate(source, target, "--log-quota", "200M")
     assert same(source, target)
+
+
+def test_a_bus_that_was_never_reached_is_not_remembered(ferry: Ferry, source: Path, tmp_path: Path) -> None:
+    assert ferry.run("replicate", source, tmp_path / "dst").code == 0
+    assert ferry.run("replicate", source, tmp_path / "dst", "--bus", "kafka://127.0.0.1:1").code == 6
+    assert ferry.run("replicate", source, tmp_path / "dst").code == 0
