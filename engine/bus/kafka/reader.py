@@ -99,4 +99,15 @@ class Reader:
         self._fetched.clear()
         consumer, self._consumer = self._consumer, None
         if consumer is not None:
-            await consumer.stop()
+            await _stop(consumer)
+
+
+async def _stop(consumer: Any) -> None:
+    """Stop it also while its broker is away: aiokafka then lets the cancellation of its own fetch out of `stop`, which
+    here would pass for ours, and leaves its connections open."""
+    stopping = asyncio.ensure_future(consumer.stop())
+    await asyncio.wait([stopping])
+    if stopping.cancelled():
+        await consumer._client.close()
+    else:
+        stopping.result()
