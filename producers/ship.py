@@ -375,6 +375,13 @@ class Shipper:
             self._trimmed = upto
 
     async def close(self) -> None:
-        """Let the commit that is under way end.  Stores and bus stay their owner's.  Repeatable."""
+        """Let what is under way end; what becomes of it is found in the log.  Stores and bus stay their owner's.
+
+        Repeatable.  Raises nothing, so that what ended the run is what is told.
+        """
         await self.post.close()
-        await self._settle_commit()
+        commit, self._commit = self._commit, None
+        if commit is not None:
+            await asyncio.wait((commit,))
+            if not commit.cancelled() and (problem := commit.exception()) is not None:
+                log.info("the last epoch was sealed, and not seen to be durable: %s", problem)

