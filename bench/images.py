@@ -57,19 +57,25 @@ def _data_blocks(fd: int) -> Iterator[int]:
         yield from range(start // BLOCK, at // BLOCK)
 
 
-def warm(path: Path) -> None:
-    """Bring all data of a file into the page cache."""
+def pieces(path: Path, size: int) -> Iterator[tuple[int, bytes]]:
+    """(start, bytes) of all data of a file, in pieces of at most `size`."""
     with _opened(path) as fd:
-        buffer = bytearray(1 << 20)
-        at, size = 0, os.fstat(fd).st_size
-        while at < size:
+        at, end = 0, os.fstat(fd).st_size
+        while at < end:
             try:
                 start = os.lseek(fd, at, os.SEEK_DATA)
             except OSError:  # nothing but a hole from here on
                 return
             at = os.lseek(fd, start, os.SEEK_HOLE)
-            for place in range(start, at, len(buffer)):
-                os.preadv(fd, [buffer], place)
+            for place in range(start, at, size):
+                yield place, os.pread(fd, min(size, at - place), place)
+
+
+def warm(*paths: Path) -> None:
+    """Bring all data of files into the page cache."""
+    for path in paths:
+        for _ in pieces(path, 1 << 20):
+            pass
 
 
 class _opened:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-import re
 import statistics
 import subprocess
 import sys
@@ -20,23 +19,17 @@ from bench.report import Section, Verdict
 _BATCH = 2 << 20
 
 
-async def _records(servers: str, topic: str) -> list[bytes]:
-    """All that a topic holds."""
-    from aiokafka import AIOKafkaConsumer, TopicPartition
+def _records(image: Path) -> list[bytes]:
+    """The records that a baseline of `image` sends, without a thousandth: opens and seals."""
+    from engine import digest, envelope
+    from schemas import events, wire
+    from schemas.identity import Address, Attempt
 
-    place = TopicPartition(topic, 0)
-    consumer: Any = AIOKafkaConsumer(
-        bootstrap_servers=servers, fetch_max_bytes=32 << 20, max_partition_fetch_bytes=8 << 20
-    )
-    await consumer.start()
-    consumer.assign([place])
-    await consumer.seek_to_beginning(place)
-    end = (await consumer.end_offsets([place]))[place]
     found: list[bytes] = []
-    while len(found) < end:
-        got = await consumer.getmany(place, timeout_ms=1000)
-        found += [record.value for record in got.get(place, ())]
-    await consumer.stop()
+    for start, data in images.pieces(image, wire.MAX_PAYLOAD):
+        event = events.Written(0, start, digest.of_pieces(start, data, images.BLOCK), data)
+        address = Address(0, Attempt(1, bytes(8)), 1, len(found))
+        found.append(wire.pack_event(bytes(16), address, event, envelope.squeeze))
     return found
 
 
@@ -77,11 +70,11 @@ async def _receive(servers: str, topic: str, records: list[bytes], ready: thread
         await consumer.stop()
 
 
-async def _raw(servers: str, topic: str, goal: str) -> dict[str, float]:
-    """Seconds to send and receive the records of `topic` through a new one: both at once, each in its own thread."""
+async def _raw(servers: str, image: Path, goal: str) -> dict[str, float]:
+    """Seconds to send and receive the records of `image` over a new topic: both at once, each in its own thread."""
     from engine.bus.kafka.bus import KafkaBus
 
-    records = await _records(servers, topic)
+    records = _records(image)
     bus = await KafkaBus.connect(servers.split(","))
     await bus.open(goal)  # made with the settings that vmferry's own topics have
     await bus.close()
@@ -96,9 +89,9 @@ async def _raw(servers: str, topic: str, goal: str) -> dict[str, float]:
     return {"seconds": time.perf_counter() - began, "sent": sent, "bytes": float(sum(map(len, records)))}
 
 
-def _run_raw(servers: str, topic: str, goal: str) -> dict[str, float]:
+def _run_raw(servers: str, image: Path, goal: str) -> dict[str, float]:
     done = subprocess.run(
-        python("-m", "bench.kafka", servers, topic, goal), capture_output=True, text=True, cwd=ROOT, check=False
+        python("-m", "bench.kafka", servers, str(image), goal), capture_output=True, text=True, cwd=ROOT, check=False
     )
     if done.returncode:
         raise RuntimeError(done.stderr[-2000:])
@@ -122,7 +115,7 @@ def section(directory: Path, quick: bool, count: int) -> Section:
             goal, state = directory / f"kafka-{turn}.img", directory / f"kafka-state-{turn}"
             images.warm(source)
             whole.append(run(replicate(source, goal, state, "--bus", cluster.url, "--name", f"bench-{turn}")).seconds)
-            raw.append(_run_raw(servers, _topic(state), f"vmferry.raw.{turn}"))
+            raw.append(_run_raw(servers, source, f"vmferry.raw.{turn}"))
             goal.unlink()
             tell(f"  round {turn + 1}/{count}: vmferry {whole[-1]:.2f} s, raw aiokafka {raw[-1]['seconds']:.2f} s")
     source.unlink()
@@ -133,7 +126,7 @@ def section(directory: Path, quick: bool, count: int) -> Section:
     return Section(
         f"3. End to end over Kafka: an image of {size / GIB:.2f} GiB, {data / GIB:.2f} GiB of it data",
         "One broker on loopback, one partition, acks=all, idempotent, batches of 2 MiB on both sides.  Raw: aiokafka "
-        "sends the very records that vmferry made, from memory, and receives them at the same time in another thread; "
+        "sends the records that vmferry makes, from memory, and receives them at the same time in another thread; "
         "connecting is counted, the start of the interpreter is not.  vmferry: the whole command.",
         ("", "median", "least - most", "rate"),
         [
@@ -151,15 +144,5 @@ def section(directory: Path, quick: bool, count: int) -> Section:
     )  # fmt: skip
 
 
-def _topic(state: Path) -> str:
-    from schemas import topics
-
-    found = next((state / "streams").glob("*/stream.json"))
-    match = re.search(r'"stream": *"([0-9a-f-]{36})"', found.read_text())
-    if match is None:
-        raise RuntimeError(f"{found} names no stream")
-    return topics.stream(bytes.fromhex(match.group(1).replace("-", "")))
-
-
 if __name__ == "__main__":
-    sys.stdout.write(json.dumps(asyncio.run(_raw(*sys.argv[1:4]))) + "\n")
+    sys.stdout.write(json.dumps(asyncio.run(_raw(sys.argv[1], Path(sys.argv[2]), sys.argv[3]))) + "\n")

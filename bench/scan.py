@@ -15,12 +15,14 @@ from bench.report import Section, Verdict
 
 async def _scan(image: Path, directory: Path) -> float:
     """Seconds of one scan of `image` against the map in `directory`, as the source side does it."""
+    from engine import tuning
     from engine.device.raw import RawDevice
     from engine.pool import Pool
     from engine.store.sqlite import SqliteSourceStore
     from producers import state
     from producers.scan import Scan
 
+    tuning.bulk()
     store, maps, pool = SqliteSourceStore(directory / state.STATE), state.Maps(directory), Pool("scan")
     known = store.load()
     block_map = maps(known.volumes)
