@@ -18,7 +18,7 @@ from schemas.extent import Ranges
 WINDOW = 4 << 20
 """Bytes read and hashed at once: large enough that a thread's wake-up is lost in it, small enough for memory."""
 _SPAN = 1 << 30
-"""Bytes whose extents are asked for at once."""
+"""Bytes whose extents are asked for at once, in whole blocks."""
 _AHEAD = 2
 
 
@@ -82,11 +82,12 @@ class Scan:
     ) -> AsyncIterator[Found]:
         """Windows of `wanted` in order, `_AHEAD` of them under way at any time."""
         size = self._map.volume.block_size
+        span = max(_SPAN // size, 1) * size
         waiting: deque[asyncio.Task[list[Found]]] = deque()
         try:
             for start, end in wanted:
-                for low in range(start * size, min(end * size, self._map.volume.size), _SPAN):
-                    high = min(low + _SPAN, end * size, self._map.volume.size)
+                for low in range(start * size, min(end * size, self._map.volume.size), span):
+                    high = min(low + span, end * size, self._map.volume.size)
                     async for job in self._jobs(low, high, data, zeros):
                         waiting.append(asyncio.ensure_future(job()))
                         if len(waiting) > _AHEAD:
