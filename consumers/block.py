@@ -7,12 +7,11 @@ caller (consumers/replay.py) decides that an epoch is settled.
 
 from __future__ import annotations
 
-import asyncio
-from collections import deque
-from collections.abc import Callable, Coroutine, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
+from consumers import pieces
+from consumers.pieces import Piece
 from engine import digest, errors, ports
 from engine.store import undo
 from engine.store.leaves import Leaves
@@ -20,23 +19,8 @@ from schemas import events, extent
 from schemas.extent import Extent, Ranges
 from schemas.identity import Volume
 
-_READ = 4 << 20
-"""Bytes read at once for pre-images and read-back."""
-_AHEAD = 2
-"""Reads from the medium that are under way while another one is hashed."""
-
 Change = events.Written | events.Zeroed
 MakeLeaves = Callable[[int, Volume], Leaves]
-
-
-@dataclass(frozen=True, slots=True)
-class Piece:
-    """What must stand on the medium: `length` bytes from `start` with this BLAKE3, or zeros where it is empty."""
-
-    volume: int
-    start: int
-    length: int
-    digest: bytes = b""
 
 
 @dataclass(slots=True)
@@ -189,7 +173,7 @@ class Target:
         for low, high in holes:
             parts.append(Extent(low, high - low, True))
         for low, high in holes.missing(start, stop):
-            step = max(_READ // size, 1) * size
+            step = max(pieces.READ // size, 1) * size
             parts += [Extent(at, min(step, high - at)) for at in range(low, high, step)]
         return sorted(parts, key=lambda part: part.start)
 
@@ -275,12 +259,12 @@ class Target:
         for piece in but.pieces if but else ():
             covered.setdefault(piece.volume, Ranges()).add(piece.start, piece.start + piece.length)
         wanted: list[Piece] = []
-        for pieces in (self.restored, *(touched.pieces for touched in reversed(epochs))):
-            for piece in reversed(pieces):
-                wanted += _uncovered(piece, covered.setdefault(piece.volume, Ranges()))
+        for written in (self.restored, *(touched.pieces for touched in reversed(epochs))):
+            for piece in reversed(written):
+                wanted += pieces.uncovered(piece, covered.setdefault(piece.volume, Ranges()))
         wanted = [piece for piece in wanted if piece.start + piece.length <= self.volumes[piece.volume].size]
-        batches = _batches(sorted(wanted, key=lambda piece: (piece.volume, piece.start)))
-        await _side_by_side(self._compare(batch) for batch in batches)
+        batches = pieces.batches(sorted(wanted, key=lambda piece: (piece.volume, piece.start)))
+        await pieces.side_by_side(self._compare(batch) for batch in batches)
         self.restored.clear()
 
     async def _compare(self, batch: Sequence[Piece]) -> None:
@@ -291,16 +275,16 @@ class Target:
             await self._compare_zeros(batch[0])
             return
         data = await device.read(start, end - start)
-        bad = await self._offload(_first_bad, batch, data)
+        bad = await self._offload(pieces.first_bad, batch, data)
         if bad is not None:
-            raise _differs(bad, self.volumes[bad.volume].name)
+            raise pieces.differs(bad, self.volumes[bad.volume].name)
 
     async def _compare_zeros(self, piece: Piece) -> None:
         device = self.devices[piece.volume]
         for found in await device.extents(piece.start, piece.length):
-            for at in range(found.start, found.end, _READ):
-                if not found.zero and any(await device.read(at, min(_READ, found.end - at))):
-                    raise _differs(piece, self.volumes[piece.volume].name)
+            for at in range(found.start, found.end, pieces.READ):
+                if not found.zero and any(await device.read(at, min(pieces.READ, found.end - at))):
+                    raise pieces.differs(piece, self.volumes[piece.volume].name)
 
     async def restore(self, start: int, volumes: tuple[Volume, ...]) -> int:
         """Take back every record of the undo log from `start` on, newest first, to a state of these sizes.
@@ -344,63 +328,3 @@ class Target:
         for device, volume in zip(self.devices, self.volumes, strict=False):
             if device.size > volume.size and not device.fixed:
                 await device.resize(volume.size)
-
-
-async def _side_by_side(work: Iterable[Coroutine[Any, Any, None]]) -> None:
-    """Run `work`, a few of it at any time.  Raises the first failure, once nothing runs any more."""
-    running: deque[asyncio.Task[None]] = deque()
-    try:
-        for one in work:
-            running.append(asyncio.ensure_future(one))
-            if len(running) > _AHEAD:
-                await running.popleft()
-        while running:
-            await running.popleft()
-    finally:
-        for task in running:
-            task.cancel()
-        await asyncio.gather(*running, return_exceptions=True)
-
-
-def _uncovered(piece: Piece, covered: Ranges) -> Iterable[Piece]:
-    """The parts of a piece that nothing newer has written; a data piece that is written to in part is left out."""
-    end = piece.start + piece.length
-    open_ = list(covered.missing(piece.start, end))
-    covered.add(piece.start, end)
-    if piece.digest:
-        return [piece] if open_ == [(piece.start, end)] else []
-    return [Piece(piece.volume, low, high - low) for low, high in open_]
-
-
-def _batches(pieces: Sequence[Piece]) -> Iterator[list[Piece]]:
-    """Neighbouring data pieces together, up to a bounded size; each piece of zeros alone."""
-    batch: list[Piece] = []
-    for piece in pieces:
-        if batch and not (
-            piece.digest
-            and batch[0].digest
-            and piece.volume == batch[0].volume
-            and piece.start == batch[-1].start + batch[-1].length
-            and piece.start - batch[0].start < _READ
-        ):
-            yield batch
-            batch = []
-        batch.append(piece)
-    if batch:
-        yield batch
-
-
-def _first_bad(batch: Sequence[Piece], data: bytes) -> Piece | None:
-    view = memoryview(data)
-    for piece in batch:
-        at = piece.start - batch[0].start
-        if digest.block(view[at : at + piece.length]) != piece.digest:
-            return piece
-    return None
-
-
-def _differs(piece: Piece, name: str) -> errors.Divergence:
-    return errors.Divergence(
-        f"volume {name}: bytes {piece.start} to {piece.start + piece.length} read back from the medium are not what "
-        f"was written ({'zeros' if not piece.digest else 'BLAKE3 ' + piece.digest.hex()[:16]} wanted)"
-    )

@@ -1,0 +1,89 @@
+"""What must stand on the medium, piece by piece: which writer counts, how it is read, what a mismatch says."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import Coroutine, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from engine import digest, errors
+from schemas.extent import Ranges
+
+READ = 4 << 20
+"""Bytes read at once for pre-images and read-back."""
+AHEAD = 2
+"""Reads from the medium that are under way while another one is hashed."""
+
+
+@dataclass(frozen=True, slots=True)
+class Piece:
+    """What must stand on the medium: `length` bytes from `start` with this BLAKE3, or zeros where it is empty."""
+
+    volume: int
+    start: int
+    length: int
+    digest: bytes = b""
+
+
+async def side_by_side(work: Iterable[Coroutine[Any, Any, None]]) -> None:
+    """Run `work`, a few of it at any time.  Raises the first failure, once nothing runs any more."""
+    running: deque[asyncio.Task[None]] = deque()
+    try:
+        for one in work:
+            running.append(asyncio.ensure_future(one))
+            if len(running) > AHEAD:
+                await running.popleft()
+        while running:
+            await running.popleft()
+    finally:
+        for task in running:
+            task.cancel()
+        await asyncio.gather(*running, return_exceptions=True)
+
+
+def uncovered(piece: Piece, covered: Ranges) -> Iterable[Piece]:
+    """The parts of a piece that nothing newer has written; a data piece that is written to in part is left out."""
+    end = piece.start + piece.length
+    open_ = list(covered.missing(piece.start, end))
+    covered.add(piece.start, end)
+    if piece.digest:
+        return [piece] if open_ == [(piece.start, end)] else []
+    return [Piece(piece.volume, low, high - low) for low, high in open_]
+
+
+def batches(pieces: Sequence[Piece]) -> Iterator[list[Piece]]:
+    """Neighbouring data pieces together, up to a bounded size; each piece of zeros alone."""
+    batch: list[Piece] = []
+    for piece in pieces:
+        if batch and not (
+            piece.digest
+            and batch[0].digest
+            and piece.volume == batch[0].volume
+            and piece.start == batch[-1].start + batch[-1].length
+            and piece.start - batch[0].start < READ
+        ):
+            yield batch
+            batch = []
+        batch.append(piece)
+    if batch:
+        yield batch
+
+
+def first_bad(batch: Sequence[Piece], data: bytes) -> Piece | None:
+    """The first piece of a batch that `data`, read from where it begins, does not hold."""
+    view = memoryview(data)
+    for piece in batch:
+        at = piece.start - batch[0].start
+        if digest.block(view[at : at + piece.length]) != piece.digest:
+            return piece
+    return None
+
+
+def differs(piece: Piece, name: str) -> errors.Divergence:
+    """The error that names a piece of volume `name`."""
+    return errors.Divergence(
+        f"volume {name}: bytes {piece.start} to {piece.start + piece.length} read back from the medium are not what "
+        f"was written ({'zeros' if not piece.digest else 'BLAKE3 ' + piece.digest.hex()[:16]} wanted)"
+    )
