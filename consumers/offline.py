@@ -134,12 +134,7 @@ async def open_replica(
         keeper = Keeper(where, record)
         stack.callback(keeper.leave)
         devices = await open_devices(stack, record, pool, write, secret_file)
-        files = state.Files(directory)
-        stack.callback(files.close)
-        with _advised():
-            log = undo.UndoLog(OsFile(directory / state.UNDO))
-        stack.callback(log.close)
-        target = Target(devices, log, files.leaves, pool)
+        target = _target(stack, directory, devices, pool)
         now = store.load()
         target.load(now.position.volumes)
         replay = Replay(now.stream, Reader(now.stream, NoBus()), NoBus(), target, store, offload=pool)
@@ -147,6 +142,15 @@ async def open_replica(
             keeper.claim()
         stack.push_async_callback(pool.idle)
         yield Offline(keeper, directory, store, target, replay, pool)
+
+
+def _target(stack: contextlib.AsyncExitStack, directory: Path, devices: list[ports.BlockDevice], pool: Pool) -> Target:
+    files = state.Files(directory)
+    stack.callback(files.close)
+    with _advised():
+        log = undo.UndoLog(OsFile(directory / state.UNDO))
+    stack.callback(log.close)
+    return Target(devices, log, files.leaves, pool)
 
 
 def _open_store(directory: Path, record: registry.Replica) -> SqliteReplicaStore:

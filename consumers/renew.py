@@ -12,13 +12,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from consumers import offline, state
+from consumers import held, offline, state
 from consumers.check import Finding
 from consumers.offline import Offline
 from consumers.state import Told
 from engine import errors, places, ports, registry
 from engine.pool import Pool
 from engine.replica import EMPTY
+from engine.store import peek
 from engine.store.file import OsFile
 from engine.store.replicas import State, Update
 from engine.store.sqlite import SqliteReplicaStore
@@ -26,15 +27,15 @@ from engine.store.undo import UndoLog
 from schemas.identity import Chain, Volume
 
 
-def renewed(now: State, volumes: tuple[Volume, ...], held: str) -> State:
+def renewed(now: State, volumes: tuple[Volume, ...], still_held: str) -> State:
     """The state without a past.  Fence, generation, where pre-images end, and where the log goes on, stay."""
     fresh = replace(
         EMPTY, chain=Chain(secrets.token_bytes(32)), volumes=volumes, offset=now.position.offset
     )  # epoch 0: no seal in the log made this
-    return replace(now, nonce=secrets.token_bytes(8), position=fresh, next_receipt=1, held=held, intent=None)
+    return replace(now, nonce=secrets.token_bytes(8), position=fresh, next_receipt=1, held=still_held, intent=None)
 
 
-def drop_past(store: SqliteReplicaStore, log: UndoLog, volumes: tuple[Volume, ...], held: str) -> int:
+def drop_past(store: SqliteReplicaStore, log: UndoLog, volumes: tuple[Volume, ...], still_held: str) -> int:
     """Make the state one without a past, durably.  Gives how many epochs could be rewound to and no longer can."""
     now = store.load()
     usable = sum(one.position.usable for one in store.kept())
@@ -42,7 +43,7 @@ def drop_past(store: SqliteReplicaStore, log: UndoLog, volumes: tuple[Volume, ..
     # promises, or words that nobody says, and never a promise without its pre-images.
     store.forget_before(1 << 62)
     store.published(now.next_receipt)
-    store.commit(Update(renewed(now, volumes, held)))
+    store.commit(Update(renewed(now, volumes, still_held)))
     log.trim(now.undo_end)
     return usable
 
@@ -76,42 +77,45 @@ async def acquire(
     """Take a released replica back: read it for its digests, since its user may have changed it.
 
     It stays held until the last step, and may be stopped anywhere and begun again.  Raises Usage when it is not held,
-    InUse, NotFound, DeviceFailed, Full.
+    Damaged where nothing tells whether it is, InUse, NotFound, DeviceFailed, Full.
     """
     async with contextlib.AsyncExitStack() as stack:
         directory = await stack.enter_async_context(offline.hold(where, record))
-        store, lost = _store(directory, record, stream)
-        stack.callback(store.close)
-        if not (record.held or store.load().held):
-            raise errors.Usage(
-                f"the replica {record.disks[0].path} is not released: `vmferry replicate` goes on with it"
-            )
+        _check_held(directory, record)
+        found = state.find(directory, replace(record, left=()), False)
+        stack.callback(found.store.close)
         keeper = offline.Keeper(where, record)
         stack.callback(keeper.leave)
         pool = Pool("replica")
         stack.callback(pool.close)
         devices = await offline.open_devices(stack, record, pool, True, secret_file)
-        if lost:
-            state.begin(directory, store, record, stream, 0)
+        # Should the state be lost on the way, the next run reads the image, and nobody applies to it unasked.
+        keeper.save(held=record.held or held.RELEASED, unread=True)
+        if found.lost:
+            state.begin(directory, found.store, record, stream, 0)
         files = state.Files(directory)
         stack.callback(files.close)
         stack.push_async_callback(pool.idle)
         keeper.claim()
-        volumes = _volumes(record, store.load().position.volumes, devices)
+        volumes = _volumes(record, found.store.load().position.volumes, devices)
         read = await _reread(files, volumes, devices, pool, told)
-        log = UndoLog(OsFile(directory / state.UNDO))
-        stack.callback(log.close)
-        dropped = drop_past(store, log, volumes, "")
+        dropped = _begin_anew(directory, found.store, volumes)
         keeper.save(held="", unread=False)
-        return Acquired(read, dropped, lost)
+        return Acquired(read, dropped, found.lost)
 
 
-def _store(directory: Path, record: registry.Replica, stream: registry.Stream) -> tuple[SqliteReplicaStore, str]:
-    """The store with a state in it, and why that had to begin anew.  Raises database.Newer."""
-    found = state.find(directory, replace(record, left=()), False)
-    if found.store.empty:
-        state.begin(directory, found.store, record, stream, 0)
-    return found.store, found.lost
+def _check_held(directory: Path, record: registry.Replica) -> None:
+    """Before anything is touched.  Raises Usage; NotFound and Damaged where only the state could tell."""
+    if not (record.held or peek.replica(directory / state.STATE)[0].held):
+        raise errors.Usage(f"the replica {record.disks[0].path} is not released: `vmferry replicate` goes on with it")
+
+
+def _begin_anew(directory: Path, store: SqliteReplicaStore, volumes: tuple[Volume, ...]) -> int:
+    log = UndoLog(OsFile(directory / state.UNDO))
+    try:
+        return drop_past(store, log, volumes, "")
+    finally:
+        log.close()
 
 
 def _volumes(

@@ -84,6 +84,8 @@ def test_a_replica_whose_state_is_damaged_is_refused_in_words_and_healed_by_dige
         assert found.code == 8, (words, found.out, found.err)
         assert said in found.err
         assert "next `vmferry replicate`" in found.err or "`vmferry replicate` reads the replica" in found.err
+    acquired = ferry.run("target", "acquire", "disk")
+    assert acquired.code in (2, 3, 8), acquired.out
     assert target.read_bytes() == before
     if file == "state.sqlite":
         shown = ferry.run("status")
@@ -188,4 +190,4 @@ def test_recover_of_all_goes_on_past_one_that_cannot(ferry: Ferry, source: Path,
     found = ferry.run("recover")
     assert found.code == 8
     assert "file is not a database" in found.err
-    assert found.out.count("now at     epoch 1") == 1
+    assert found.out.count("now at     epoch ") == 1

@@ -64,17 +64,17 @@ def test_an_unknown_stream_is_named_with_those_that_are_known(ferry: Ferry, sour
 
 def test_status_of_a_replica_that_has_everything(ferry: Ferry, source: Path, target: Path) -> None:
     done = ferry.replicate(source, target)
-    found = ferry.run("status")
+    epoch, found = done["epoch"], ferry.run("status")
     assert found.code == 0, found.err
     for words in (
         f"state      {ferry.state}",
         f"stream     disk ({done['stream']})",
-        f"source     {source}: epoch 1 sealed, no process is at it",
+        f"source     {source}: epoch {epoch} sealed, no process is at it",
         "not encrypted: whoever can read the bus can read the disk",
         f"replica    {target}: no process is at it",
-        f"at       epoch 1, crash-consistent of {done['instant']}",
-        f"proved   epoch 1 of {done['instant']}: both sides' Merkle roots are equal",
-        "RPO      0 s: the source was not written to since epoch 1",
+        f"at       epoch {epoch}, crash-consistent of {done['instant']}",
+        f"proved   epoch {epoch} of {done['instant']}: both sides' Merkle roots are equal",
+        f"RPO      0 s: the source was not written to since epoch {epoch}",
         "lag      0 s, 0 B in 0 epochs on the bus",
         "slow     nothing waits: every cut is applied",
     ):
@@ -85,7 +85,7 @@ def test_status_as_an_object(ferry: Ferry, source: Path, target: Path) -> None:
     done = ferry.replicate(source, target, "--undo-quota", "64M", "--log-quota", "128M")
     stream, replica = status(ferry)
     assert stream["encrypted"] is False
-    assert (replica["epoch"], replica["usable_epoch"], replica["proved_epoch"]) == (1, 1, 1)
+    assert (replica["epoch"], replica["usable_epoch"], replica["proved_epoch"]) == (done["epoch"],) * 3
     assert replica["roots"] == done["roots"]
     assert (replica["lag_seconds"], replica["lag_bytes"], replica["rpo_seconds"]) == (0, 0, 0)
     assert replica["slow"] == "none"
@@ -103,7 +103,7 @@ def test_a_source_that_was_written_to_makes_the_rpo_grow(ferry: Ferry, source: P
 
 
 def test_what_is_on_the_bus_and_not_applied_is_the_lag(ferry: Ferry, source: Path, target: Path) -> None:
-    ferry.replicate(source, target)
+    epoch = ferry.replicate(source, target)["epoch"]
     scribble(source, 8 * MEBI, 3 * MEBI)
     # A source alone: its epochs are durable on the bus, and nobody is there to apply them.
     side = subprocess.Popen(
@@ -115,7 +115,7 @@ def test_what_is_on_the_bus_and_not_applied_is_the_lag(ferry: Ferry, source: Pat
         stream, replica = status(ferry)
         assert stream["source"]["process"] == side.pid
         assert replica["process"] is None
-        assert replica["epoch"] == 1
+        assert replica["epoch"] == epoch
         assert replica["lag_bytes"] > MEBI
         assert replica["lag_seconds"] > 0
         assert replica["rpo_seconds"] > 0
@@ -139,12 +139,13 @@ def test_a_bus_that_is_away_is_said_and_not_waited_for(ferry: Ferry, source: Pat
 def test_status_sees_a_running_process_and_does_not_touch_it(ferry: Ferry, source: Path, target: Path) -> None:
     process = ferry.begin("replicate", source, target, "--follow", "--every", "1s", "--quiet")
     try:
-        until(lambda: (ferry.state / "streams").exists() and _epoch(ferry) == 1)
+        until(lambda: (ferry.state / "streams").exists() and _epoch(ferry) >= 1)
         for _ in range(3):
             stream, replica = status(ferry)
             assert (stream["source"]["process"], replica["process"]) == (process.pid, process.pid)
+        before = _epoch(ferry)
         scribble(source, 6 * MEBI, 100)
-        until(lambda: _epoch(ferry) > 1)
+        until(lambda: _epoch(ferry) > before)
         found = ferry.run("verify", "disk")
         assert found.code == 4
         assert f"is held by process {process.pid}" in found.err
@@ -218,14 +219,14 @@ def test_epochs_are_listed_newest_last(ferry: Ferry, source: Path, target: Path)
     found = ferry.run("epochs", "disk", "--json").last
     numbers = [one["epoch"] for one in found["epochs"]]
     assert numbers == sorted(numbers)
-    assert len(numbers) == 4
+    assert len(numbers) >= 4
     assert all(one["rewindable"] and one["cut"] == "crash" and one["missing"] == 0 for one in found["epochs"])
     assert found["epochs"][-1]["undo_bytes"] > 0
     assert [one["epoch"] for one in ferry.run("epochs", "disk", "--limit", "2", "--json").last["epochs"]] == numbers[
         -2:
     ]
     shown = ferry.run("epochs", "disk")
-    assert f"disk: {target} keeps 4 epochs" in shown.out
+    assert f"disk: {target} keeps {len(numbers)} epochs" in shown.out
     assert "go back with `vmferry target rewind disk --to EPOCH`" in shown.out
 
 
