@@ -219,12 +219,12 @@ def test_epochs_are_listed_newest_last(ferry: Ferry, source: Path, target: Path)
     found = ferry.run("epochs", "disk", "--json").last
     numbers = [one["epoch"] for one in found["epochs"]]
     assert numbers == sorted(numbers)
-    assert len(numbers) >= 4
-    assert all(one["rewindable"] and one["cut"] == "crash" and one["missing"] == 0 for one in found["epochs"])
+    cuts = [one for one in found["epochs"] if one["rewindable"]]
+    assert len(cuts) >= 4
+    assert all(one["cut"] == "crash" and one["missing"] == 0 and one["roots"] for one in cuts)
     assert found["epochs"][-1]["undo_bytes"] > 0
-    assert [one["epoch"] for one in ferry.run("epochs", "disk", "--limit", "2", "--json").last["epochs"]] == numbers[
-        -2:
-    ]
+    few = ferry.run("epochs", "disk", "--limit", "2", "--json").last["epochs"]
+    assert [one["epoch"] for one in few] == numbers[-2:]
     shown = ferry.run("epochs", "disk")
     assert f"disk: {target} keeps {len(numbers)} epochs" in shown.out
     assert "go back with `vmferry target rewind disk --to EPOCH`" in shown.out

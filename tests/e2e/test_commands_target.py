@@ -289,7 +289,7 @@ def test_a_replica_is_rewound_held_and_resumed(
     assert "`vmferry target resume disk` lets `replicate` go on" in found.out
     assert same(was, target)
     assert ferry.run("verify", "disk").code == 0
-    assert [one["epoch"] for one in last(ferry, "epochs", "disk")["epochs"]] == [epoch]
+    assert last(ferry, "epochs", "disk")["epochs"][-1]["epoch"] == epoch
     refused = ferry.run("replicate", source, target)
     assert refused.code == 2
     assert f"is held (rewound from epoch {history[2][0]})" in refused.err
