@@ -202,3 +202,15 @@ def _both(holes: Ranges, low: int, high: int) -> Iterator[tuple[int, int, bool]]
         at = end
     if at < high:
         yield at, high, False
+
+
+def pieces(found: Found, block_size: int, most: int) -> Iterator[Found]:
+    """What was found, data in pieces of at most `most` bytes: as much as one event may hold."""
+    if not isinstance(found, Blocks):
+        yield found
+        return
+    step = max(most // block_size, 1)
+    for at in range(0, len(found.prints) // 16, step):
+        data = found.data[at * block_size : (at + step) * block_size]
+        prints, digests = found.prints[at * 16 : (at + step) * 16], found.digests[at * 32 : (at + step) * 32]
+        yield Blocks(found.volume, found.first + at, data, prints, digests)

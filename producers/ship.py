@@ -15,7 +15,7 @@ from engine import epoch, errors, ports
 from engine.store.blockmap import BlockMap
 from engine.store.sources import SourceState, SourceStore
 from engine.store.stage import Stage, Staged, StagedBlocks, StagedZeros
-from producers import handshake
+from producers import handshake, scan
 from producers.ear import Ear, Restart
 from producers.ledger import Ledger, MapMaker
 from producers.pace import Limiter, Peer
@@ -28,6 +28,9 @@ from schemas.identity import GENESIS, Address, Attempt, Chain, Cut, Volume
 log = logging.getLogger("vmferry.ship")
 _TRIES = 30
 """Starts in a row without getting through before the stream gives up and says why."""
+_SHARE, _LEAST = 128, 512 << 10
+"""A part is at most this share of the source's data, so that a killed baseline sends less than 1 % of it twice; yet
+not less than so many bytes: each costs some 5 ms, and 128 of them half a second."""
 
 
 @dataclass(slots=True)
@@ -63,6 +66,7 @@ class Shipper:
     ) -> None:
         self.source = source
         self.settings = settings or Settings()
+        self._part_size = self.settings.part
         self.limiter = limiter or Limiter()
         self.expect = expect
         self.ledger = Ledger(store, stage, make_map, offload)
@@ -96,6 +100,11 @@ class Shipper:
     @property
     def peers(self) -> dict[bytes, Peer]:
         return self.ear.peers
+
+    def bound(self, total: int) -> None:
+        """Let parts be small beside `total`, the bytes of data at the source; few bytes may well travel twice."""
+        part = self.settings.part
+        self._part_size = min(part, max(total // _SHARE, _LEAST)) if total > 4 * part else part
 
     # -- start ---------------------------------------------------------------------------------------------------
 
@@ -268,34 +277,31 @@ class Shipper:
             await self.ship()
 
     async def _emit(self, found: Found, cut: Cut | None) -> None:
-        """Put what was found into the open epoch, and seal it when it is large enough.
+        """Put what was found into open epochs, each sealed when it is large enough.
 
         `cut` is the consistency of an epoch that ends in the middle; None asks the source.
         """
-        part = self._part or await self._open()
         known = self.map.volumes[found.volume]
-        size = known.volume.block_size
-        count = len(found.prints) // 16 if isinstance(found, Blocks) else found.count
-        part.sure += sum(end - start for start, end in known.unsure.set_runs(found.first, count))
-        if isinstance(found, Blocks):
-            await self._emit_blocks(part, found, size)
-        else:
-            length = min(count * size, known.volume.size - found.first * size)
-            event = events.Zeroed(found.volume, found.first * size, length)
-            part.zeros.append(StagedZeros(found.volume, found.first, count))
-            await self.post.add(part.writer.change(event), event)
-        if part.size >= self.settings.part:
-            await self._seal(cut if cut is not None else await self.source.cut())
+        for piece in scan.pieces(found, known.volume.block_size, min(max(self._part_size, _LEAST), wire.MAX_PAYLOAD)):
+            part = self._part or await self._open()
+            count = len(piece.prints) // 16 if isinstance(piece, Blocks) else piece.count
+            part.sure += sum(end - start for start, end in known.unsure.set_runs(piece.first, count))
+            await self._put(part, piece, known.volume)
+            if part.size >= self._part_size:
+                await self._seal(cut if cut is not None else await self.source.cut())
 
-    async def _emit_blocks(self, part: _Part, found: Blocks, size: int) -> None:
-        step = max(wire.MAX_PAYLOAD // size, 1)
-        for at in range(0, len(found.prints) // 16, step):
-            prints, digests = found.prints[at * 16 : (at + step) * 16], found.digests[at * 32 : (at + step) * 32]
-            part.blocks.append(StagedBlocks(found.volume, found.first + at, prints, digests))
-            data = bytes(found.data[at * size : (at + step) * size])
-            part.size += len(data)
-            event = events.Written(found.volume, (found.first + at) * size, digests, data)
-            await self.post.add(part.writer.change(event), event)
+    async def _put(self, part: _Part, piece: Found, volume: Volume) -> None:
+        """One event."""
+        start = piece.first * volume.block_size
+        change: events.Written | events.Zeroed
+        if isinstance(piece, Blocks):
+            part.blocks.append(StagedBlocks(piece.volume, piece.first, piece.prints, piece.digests))
+            part.size += len(piece.data)
+            change = events.Written(piece.volume, start, piece.digests, bytes(piece.data))
+        else:
+            part.zeros.append(StagedZeros(piece.volume, piece.first, piece.count))
+            change = events.Zeroed(piece.volume, start, min(piece.count * volume.block_size, volume.size - start))
+        await self.post.add(part.writer.change(change), change)
 
     async def _open(self) -> _Part:
         await self.hear(0)

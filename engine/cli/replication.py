@@ -78,6 +78,7 @@ class Replication:
         async with wings.producers().open_source(self.where, self.pair.stream, expect, self.choices.source) as site:
             self._note(site.notes)
             self._total, self._source_site = await site.data(), site
+            site.shipper.bound(self._total)
             if not self.pair.replica.begun and not self.pair.replica.unread:
                 # Of a first time it is known what travels; of later ones only that it is no more than changed.
                 room.refuse(room.needs(self.where, self.pair, self._total, self._total, 0))

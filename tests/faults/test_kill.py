@@ -2,15 +2,23 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import subprocess
 import sys
+from collections import Counter
 from pathlib import Path
 
 import pytest
 
-from tests.support.ferry import MEBI, ROOT, Ferry, image, same
+from engine import places, registry
+from schemas import events
+from schemas.identity import Address
+from tests.support.ferry import MEBI, ROOT, Ferry, image, same, until
 from tests.support.rounds import Rounds, bus_of
+from tests.support.witness import Witness
+
+BLOCK = 64 << 10
 
 _DIES = """
 import os, sys
@@ -56,3 +64,53 @@ def test_rounds_of_kill_9_leave_a_replica_that_is_equal(tmp_path: Path, kind: st
     assert not done.wrong
     assert done.recoveries >= 2
     assert same(done.changer.path, done.replica)
+
+
+class Counting(Witness):
+    """Counts how often each block of data travelled."""
+
+    def __init__(self, url: str, stream: bytes) -> None:
+        self.times: Counter[int] = Counter()
+        super().__init__(url, stream, bytes(16))
+
+    def event(self, _address: Address, event: events.Event) -> None:
+        if isinstance(event, events.Written):
+            self.times.update(range(event.start, event.start + len(event.data), BLOCK))
+
+    @property
+    def durable(self) -> int:
+        """Bytes of the image that are on the bus."""
+        return BLOCK * len(self.times)
+
+    @property
+    def again(self) -> int:
+        """Bytes that were there already, and came again."""
+        return BLOCK * (self.times.total() - len(self.times))
+
+
+@pytest.mark.timeout(150)
+@pytest.mark.parametrize("kind", ["log", "kafka"])
+def test_of_a_baseline_killed_at_90_percent_less_than_one_percent_travels_again(tmp_path: Path, kind: str) -> None:
+    size = 128 * MEBI
+    ferry, source, target = Ferry(tmp_path / "state"), tmp_path / "disk.img", tmp_path / "replica.img"
+    image(source, size)
+    with bus_of(kind, tmp_path) as (url, _):
+        process = ferry.begin("replicate", source, target, "--bus", url, "--rate", "40M", "--quiet")
+        until(lambda: registry.Registry(places.Places(ferry.state)).streams())
+        (stream,) = registry.Registry(places.Places(ferry.state)).streams()
+        seen = Counting(url, stream.identity)
+        try:
+            until(lambda: seen.durable >= 0.9 * size)
+            process.kill()
+            process.communicate()
+            asyncio.run(seen.catch_up())
+            durable = seen.durable
+            assert 0.9 * size <= durable < 0.97 * size
+            assert not seen.again
+            ferry.replicate(source, target, "--rate", "off")
+            asyncio.run(seen.catch_up())
+        finally:
+            seen.stop()
+    assert same(source, target)
+    assert seen.durable == size
+    assert seen.again <= 0.01 * durable, f"{seen.again:,} of {durable:,} bytes have travelled twice"

@@ -11,7 +11,7 @@ from pathlib import Path
 from engine import envelope, errors, ports
 from engine.bus import connect
 from schemas import events, receipts, topics, wire
-from schemas.identity import SealId
+from schemas.identity import Address, SealId
 
 PATIENCE = 40.0
 
@@ -71,10 +71,14 @@ class Witness:
     def _event(self, data: bytes) -> None:
         self.bytes += len(data)
         frame, event = envelope.event(data)
-        epoch = self._epochs.setdefault(frame.address.seal, {})
-        known = epoch.setdefault(frame.address.seq, event)
+        self.event(frame.address, event)
+
+    def event(self, address: Address, event: events.Event) -> None:
+        """A record of the stream."""
+        epoch = self._epochs.setdefault(address.seal, {})
+        known = epoch.setdefault(address.seq, event)
         if isinstance(event, events.Open | events.Written | events.Zeroed | events.Seal) and known != event:
-            self.wrong.append(f"{frame.address} is twice on the log, with different content")
+            self.wrong.append(f"{address} is twice on the log, with different content")
 
     def _receipt(self, data: bytes) -> None:
         frame = wire.unpack(data)
