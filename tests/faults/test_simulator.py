@@ -31,8 +31,8 @@ def test_no_promise_is_broken_whatever_happens() -> None:
     assert sum(applied for *_, applied in results) > 5 * SEEDS, "the worlds were too quiet to show anything"
 
 
-@pytest.mark.timeout(300)
+@pytest.mark.timeout(900)
 @pytest.mark.parametrize("name", sorted(BUGS))
 def test_a_planted_bug_is_caught(name: str) -> None:
-    caught = hunt(BUGS[name], range(BUGS[name].start, BUGS[name].start + 400))
-    assert caught is not None, f"400 seeds, and none noticed: {name}"
+    caught = hunt(BUGS[name], range(BUGS[name].start, BUGS[name].start + 3000))
+    assert caught is not None, f"3000 seeds, and none noticed: {name}"
