@@ -13,6 +13,8 @@ from schemas import receipts, wire
 from schemas.identity import Address, Attempt, Chain
 
 log = logging.getLogger("vmferry.ship")
+_WHOLE = 1 << 62
+"""Beyond the seq of every record of an epoch."""
 
 
 class Restart(Exception):
@@ -108,6 +110,9 @@ class Ear:
                 peer.lapsed = False
             case receipts.Applied(position):
                 peer.applied = position
+                if position.attempt == self._attempt:
+                    # What is applied was read: its own word of that may have died with the process that read it.
+                    peer.read = max(peer.read, (position.epoch, _WHOLE))
             case receipts.Verified(position):
                 peer.verified = position
             case receipts.Gap(refused, _, reason) | receipts.Diverged(refused, _, reason):

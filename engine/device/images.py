@@ -155,15 +155,13 @@ def _create(path: str, kind: str, size: int, secret_file: str) -> None:
             f" multiples of {SECTOR} bytes"
         )
     os.close(blocking.create(path, 0))
-    command = [qemu.program("qemu-img"), "create", "-q", "-f", kind]
+    options = ["-f", kind]
     if secret_file:
-        options = f"encrypt.format=luks,encrypt.key-secret={qemu.SECRET}"
-        command += [*qemu.secret_object(secret_file), "-o", options]
-    ended = subprocess.run([*command, f"file:{path}", str(size)], capture_output=True, text=True, check=False)
-    if ended.returncode:
+        options += [*qemu.secret_object(secret_file), "-o", f"encrypt.format=luks,encrypt.key-secret={qemu.SECRET}"]
+    said = qemu.make_image(*options, f"file:{path}", str(size))
+    if said:
         os.unlink(path)
-        said = ended.stderr.strip().splitlines()[:1]
-        raise errors.Usage(f"{path}: cannot make {size:,} bytes of {kind}: {' '.join(said)}")
+        raise errors.Usage(f"{path}: cannot make {size:,} bytes of {kind}: {said.splitlines()[0]}")
     linux.sync_directory(path)
 
 

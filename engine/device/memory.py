@@ -51,7 +51,7 @@ class MemoryDevice:
         self._unflushed.clear()
 
     def fail_flush(self) -> None:
-        """A flush failed, and the system calls the lost pages clean: reads still show them, the medium lacks them."""
+        """A flush failed, and what it lost counts as clean: reads show it until it is evicted, the medium lacks it."""
         self._unflushed.clear()
 
     async def extents(self, start: int, length: int) -> Sequence[Extent]:
@@ -68,7 +68,13 @@ class MemoryDevice:
         return found
 
     async def evict(self, start: int, length: int) -> None:
-        """What is flushed is what is read: nothing to drop."""
+        """Clean pages leave the cache: the next read shows the medium, with what is not flushed yet."""
+        end = min(start + length, len(self._cache))
+        self._cache[start:end] = self._durable[start:end]
+        for at, data in self._unflushed:
+            low, high = max(at, start), min(at + len(data), end)
+            if low < high:
+                self._cache[low:high] = data[low - at : high - at]
 
     async def resize(self, size: int) -> None:
         if self.fixed and size != self.size:

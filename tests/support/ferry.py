@@ -34,11 +34,20 @@ class Ended:
         return found
 
 
-class Ferry:
-    """Commands with one state directory."""
+_MAIN = """
+import sys
+from engine import cli
+sys.argv[0] = "vmferry"
+cli.main()
+"""
 
-    def __init__(self, state: Path) -> None:
+
+class Ferry:
+    """Commands with one state directory.  `first` is Python that each runs before it begins."""
+
+    def __init__(self, state: Path, first: str = "") -> None:
         self.state = state
+        self._program = ["-c", first + _MAIN] if first else ["-m", "engine.cli"]
 
     def begin(self, *words: str | Path) -> subprocess.Popen[str]:
         """Start it; the caller ends it."""
@@ -49,7 +58,7 @@ class Ferry:
             "PYTHONWARNINGS": "error",
         }
         return subprocess.Popen(
-            [sys.executable, "-m", "engine.cli", *map(str, words)],
+            [sys.executable, *self._program, *map(str, words)],
             env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
         )  # fmt: skip
 

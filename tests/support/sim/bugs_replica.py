@@ -16,6 +16,18 @@ from engine.store import replicas, undo
 from engine.store.undo import UndoLog
 from schemas import events, receipts
 from tests.support.sim.planting import bug, put
+from tests.support.sim.process import SimDevice
+
+OUTRUN = {"roots": False, "blocks": 2, "outrun": 0.95, "slow": 1.5, "ticks": 30}
+"""Several epochs over the same few blocks, none of them settled."""
+
+
+def dies_soon(log: UndoLog, steps: int) -> None:
+    """The moment after the bug is when a crash finds it: half of those that are doomed die within so many steps."""
+    process = log._file._process  # type: ignore[attr-defined]
+    if process.countdown is not None and process.chance.random() < 0.5:
+        process.countdown = process.chance.randrange(1, steps)
+
 
 # -- undo --------------------------------------------------------------------------------------------------------------
 
@@ -25,7 +37,7 @@ def undo_never_synced(stack: ExitStack) -> None:
     put(stack, UndoLog, "sync", lambda self: None)
 
 
-@bug(start=60)
+@bug()
 def undo_synced_after_the_write(stack: ExitStack) -> None:
     real = Target.apply
 
@@ -37,13 +49,13 @@ def undo_synced_after_the_write(stack: ExitStack) -> None:
     put(stack, Target, "apply", apply)
 
 
-@bug(start=190, roots=False)
+@bug(**OUTRUN)
 def undone_oldest_first(stack: ExitStack) -> None:
     real = UndoLog.newest_first
     put(stack, UndoLog, "newest_first", lambda self, start: reversed(list(real(self, start))))
 
 
-@bug(start=120, roots=False)
+@bug(**OUTRUN)
 def only_the_newest_epoch_undone(stack: ExitStack) -> None:
     real = UndoLog.newest_first
 
@@ -71,9 +83,11 @@ def recovery_truncates_before_it_flushes(stack: ExitStack) -> None:
     put(stack, Target, "restore", restore)
 
 
-@bug(start=80, ticks=40, zombies=0.0, lost_tails=0.0, restores=0.0)
+@bug(roots=False, ticks=40, zombies=0.0, lost_tails=0.0, restores=0.0)
 def appended_after_a_torn_tail(stack: ExitStack) -> None:
     def truncate(self: UndoLog, end: int) -> None:
+        if self._file.size() > end:
+            dies_soon(self, 60)
         self.end = max(end, self._file.size())
 
     put(stack, UndoLog, "truncate", truncate)
@@ -111,7 +125,7 @@ def first_touch_per_group(stack: ExitStack) -> None:
     put(stack, Target, "begin", begin)
 
 
-@bug(start=165)
+@bug(roots=False)
 def abandoning_truncates(stack: ExitStack) -> None:
     real = Replay._abandon
 
@@ -120,6 +134,7 @@ def abandoning_truncates(stack: ExitStack) -> None:
         await real(self)
         if touched is not None:
             self.target.undo.truncate(touched.undo_start)
+            dies_soon(self.target.undo, 12)
 
     put(stack, Replay, "_abandon", abandon)
 
@@ -185,7 +200,8 @@ def receipt_before_position(stack: ExitStack) -> None:
 
 
 @bug(fail_flush=0.2)
-def failed_flush_tried_again(stack: ExitStack) -> None:
+def failed_flush_tried_again_and_the_cache_read_back(stack: ExitStack) -> None:
+    """A pair: read back from the medium, the lost pages are noticed."""
     real = Target.flush
 
     async def flush(self: Target) -> None:
@@ -196,7 +212,11 @@ def failed_flush_tried_again(stack: ExitStack) -> None:
                 continue
         return None
 
+    async def evict(self: SimDevice, start: int, length: int) -> None:
+        return None
+
     put(stack, Target, "flush", flush)
+    put(stack, SimDevice, "evict", evict)
 
 
 @bug(drop=0.05)
@@ -221,7 +241,7 @@ def restored_blocks_not_read_back(stack: ExitStack) -> None:
 # -- rewind ------------------------------------------------------------------------------------------------------------
 
 
-@bug(start=60, rewinds=0.5)
+@bug(rewinds=0.5)
 def rewind_without_intent(stack: ExitStack) -> None:
     async def rewind(self: Replay, epoch: int) -> receipts.Position:
         goal = next(one for one in self.store.kept() if one.position.epoch == epoch)
@@ -256,7 +276,7 @@ def any_chain_fits(stack: ExitStack) -> None:
     put(stack, Replica, "_door", lambda self, event: self.tip.complete)
 
 
-@bug(start=110, replicas=2, lost_stores=0.5, roots=False, crashes=0.2)
+@bug(replicas=2, lost_stores=0.5, roots=False, crashes=0.2)
 def an_asker_comes_in_without_its_nonce(stack: ExitStack) -> None:
     def door(self: Replica, event: events.Open) -> bool | None:
         if event.fits and event.fits[0].chain == self.tip.chain:
@@ -285,7 +305,7 @@ def genesis_counts_as_complete(stack: ExitStack) -> None:
     put(stack, Replica, "_door", door)
 
 
-@bug(start=160, roots=False)
+@bug(roots=False, slow=0.5, outrun=0.9, blocks=4)
 def answered_before_it_is_settled(stack: ExitStack) -> None:
     real = Replay._restart
 
@@ -299,7 +319,7 @@ def answered_before_it_is_settled(stack: ExitStack) -> None:
     put(stack, Replay, "_restart", restart)
 
 
-@bug(start=75)
+@bug()
 def open_epoch_kept_on_started(stack: ExitStack) -> None:
     real = Replay._restart
 
@@ -331,7 +351,7 @@ def a_refusal_is_said_only_once(stack: ExitStack) -> None:
     put(stack, Replay, "_still_held", silent)
 
 
-@bug(start=140, lost_tails=1.5, duplicates=0.3, roots=False, crashes=0.2)
+@bug(lost_tails=1.5, duplicates=0.3, roots=False, crashes=0.2)
 def seq_and_chain_not_checked(stack: ExitStack) -> None:
     """A pair: each of the two covers for the other."""
 

@@ -19,7 +19,7 @@ class Guest:
 
     def __init__(self, plan: Plan, chance: random.Random) -> None:
         self._plan, self._chance = plan, chance
-        self.disks = [MemoryDevice(chance.randrange(1, 10 * BLOCK), SECTOR) for _ in range(plan.volumes)]
+        self.disks = [MemoryDevice(chance.randrange(1, plan.blocks * BLOCK), SECTOR) for _ in range(plan.volumes)]
         self.changes = 0
         self._snapshot = self.key()
 
@@ -37,7 +37,7 @@ class Guest:
         for _ in range(chance.randrange(1, 4)):
             disk = chance.choice(self.disks)
             if chance.random() < self._plan.resizes:
-                await disk.resize(chance.randrange(1, 12 * BLOCK))
+                await disk.resize(chance.randrange(1, (self._plan.blocks + 2) * BLOCK))
             length = chance.randrange(1, min(disk.size, 3 * BLOCK) + 1)
             start = chance.randrange(0, disk.size - length + 1)
             data = bytes(length) if chance.random() < 0.3 else chance.randbytes(length)

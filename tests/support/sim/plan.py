@@ -28,6 +28,12 @@ class Plan:
     transient: float = 0.0
     late: float = 0.5
     quota: int = 0
+    blocks: int = 10
+    "The largest disk to begin with; on small ones every epoch writes what the last one wrote."
+    outrun: float = 0.0
+    "How often the source goes on without waiting for its replicas, so that several epochs are not settled."
+    slow: float = 0.02
+    "Seconds that a step of a replica takes at most."
 
     @classmethod
     def of(cls, chance: random.Random) -> Plan:
@@ -39,5 +45,6 @@ class Plan:
             lost_tails=some([0.0, 0.2]), duplicates=some([0.0, 0.2]), rewinds=some([0.0, 0.2]),
             resizes=some([0.0, 0.2]), restores=some([0.0, 0.1]), lost_stores=some([0.0, 0.0, 0.1]),
             drop=some([0.0, 0.0, 0.0, 0.02]), fail_flush=some([0.0, 0.0, 0.05]), transient=some([0.0, 0.02]),
-            quota=some([0, 0, 3000]),
+            quota=some([0, 0, 3000]), blocks=some([2, 10, 10]), outrun=some([0.0, 0.0, 0.8]),
+            slow=some([0.02, 0.02, 0.5]),
         )  # fmt: skip

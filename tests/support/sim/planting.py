@@ -21,18 +21,16 @@ class Bug:
 
     plant: Plant
     luck: dict[str, Any] = field(default_factory=dict)
-    start: int = 0
-    "The seed to begin with, where only a rare one shows it."
 
 
 BUGS: dict[str, Bug] = {}
 
 
-def bug(start: int = 0, **luck: Any) -> Callable[[Plant], Plant]:
+def bug(**luck: Any) -> Callable[[Plant], Plant]:
     """Register a plant under its function's name."""
 
     def take(plant: Plant) -> Plant:
-        BUGS[plant.__name__] = Bug(plant, {**HARD, **luck}, start)
+        BUGS[plant.__name__] = Bug(plant, {**HARD, **luck})
         return plant
 
     return take

@@ -13,19 +13,22 @@ from engine.store.replicas import KeptEpoch, MemoryReplicaStore, Outgoing, State
 from engine.store.sources import MemorySourceStore, SourceState
 from schemas.extent import Extent
 
+_YIELDS = 0.15
+"""How often others run between two steps."""
+
 
 class Crash(BaseException):
     """The process is gone."""
 
 
 class Process:
-    """One incarnation.  `countdown` steps from now it dies (None: it lives)."""
+    """One incarnation.  `countdown` steps from now it dies (None: it lives); a step takes up to `longest` s."""
 
-    def __init__(self, chance: random.Random, countdown: int | None, yields: float = 0.15) -> None:
+    def __init__(self, chance: random.Random, countdown: int | None, longest: float = 0.02) -> None:
         self.chance = chance
         self.countdown = countdown
         self.alive = True
-        self._yields = yields
+        self._longest = longest
 
     def step(self) -> None:
         """Before and after every effect: the moment at which it may be the last one."""
@@ -40,8 +43,8 @@ class Process:
     async def pause(self) -> None:
         """A step at which others may run."""
         self.step()
-        if self.chance.random() < self._yields:
-            await asyncio.sleep(self.chance.random() * 0.02)
+        if self.chance.random() < _YIELDS:
+            await asyncio.sleep(self.chance.random() * self._longest)
             self.step()
 
     async def gate(self, _operation: str, _topic: str) -> None:
@@ -128,6 +131,7 @@ class SimDevice:
 
     async def evict(self, start: int, length: int) -> None:
         await self._process.pause()
+        await self._device.evict(start, length)
 
     async def resize(self, size: int) -> None:
         await self._process.pause()

@@ -136,9 +136,9 @@ class World:
 
     # -- roles ---------------------------------------------------------------------------------------------------
 
-    def _process(self) -> Process:
+    def _process(self, longest: float = 0.02) -> Process:
         doomed = not self.calm and self.chance.random() < self.plan.crashes
-        return Process(self.chance, self.chance.randrange(1, 500) if doomed else None)
+        return Process(self.chance, self.chance.randrange(1, 500) if doomed else None, longest)
 
     def _bus(self, process: Process) -> MemoryBus:
         async def gate(operation: str, topic: str) -> None:
@@ -179,7 +179,9 @@ class World:
         while True:
             # One cut in ten is a heartbeat: sealed though nothing changed.
             await shipper.ship(always=process.chance.random() < 0.1)
-            if not await shipper.drain(6.0):
+            if process.chance.random() < self.plan.outrun and not self.calm:
+                pass
+            elif not await shipper.drain(6.0):
                 await shipper.nudge()
             elif process.chance.random() < 0.3:
                 await shipper.trim()
@@ -248,7 +250,7 @@ class World:
             if runner.ended():
                 disk = self.replicas[at]
                 self._lose(disk.files, disk.devices)
-                process = self._process()
+                process = self._process(self.plan.slow)
                 state = disk.store.load()
                 if state.held and not state.intent:
                     # The operator resumes what was rewound.

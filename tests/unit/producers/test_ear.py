@@ -267,6 +267,16 @@ async def test_progress_counts_of_this_attempt_alone() -> None:
     assert bench.ear.window.behind(bench.ear.waited_for()) == 0
 
 
+async def test_what_was_applied_was_read_even_if_its_reader_died_before_it_said_so() -> None:
+    bench = Bench()
+    await bench.compared(answered())
+    bench.ear.window.add(21, 0, 100)
+    await bench.hear(receipts.Applied(replace(AT, attempt=BEFORE, epoch=21)))
+    assert bench.ear.window.behind(bench.ear.waited_for()) == 100
+    await bench.hear(receipts.Applied(replace(AT, attempt=NOW, epoch=21)))
+    assert bench.ear.window.behind(bench.ear.waited_for()) == 0
+
+
 def test_a_lease_ends_after_silence_and_any_progress_renews_it() -> None:
     async def main() -> None:
         bench = Bench()
