@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from consumers import state
+from consumers import held, state
 from consumers.block import Target
 from consumers.reader import Reader
 from consumers.replay import Replay
@@ -22,8 +22,11 @@ from engine.store import database, undo
 from engine.store.file import OsFile
 from engine.store.sqlite import SqliteReplicaStore
 
-NEW = "`vmferry replicate` reads the replica for its digests, and only what differs from the source travels"
-"""What mends a state that cannot be relied on."""
+
+def _way(record: registry.Replica) -> str:
+    """What mends a state that cannot be relied on."""
+    first = held.way(held.RELEASED, record.disks[0].path) if record.held else "`vmferry replicate`"
+    return f"{first} reads the replica for its digests, and only what differs from the source travels"
 
 
 class Unsaid(errors.Transient):
@@ -107,11 +110,11 @@ async def hold(where: places.Places, record: registry.Replica) -> AsyncIterator[
         raise errors.NotFound(
             f"the replica {record.disks[0].path} was never begun: `vmferry replicate` brings it its first epoch"
         )
-    held = places.Hold(directory, f"the replica {record.disks[0].path}")
+    lock = places.Hold(directory, f"the replica {record.disks[0].path}")
     try:
         yield directory
     finally:
-        held.close()
+        lock.close()
 
 
 @contextlib.asynccontextmanager
@@ -134,7 +137,7 @@ async def open_replica(
         keeper = Keeper(where, record)
         stack.callback(keeper.leave)
         devices = await open_devices(stack, record, pool, write, secret_file)
-        target = _target(stack, directory, devices, pool)
+        target = _target(stack, directory, record, devices, pool)
         now = store.load()
         target.load(now.position.volumes)
         replay = Replay(now.stream, Reader(now.stream, NoBus()), NoBus(), target, store, offload=pool)
@@ -144,10 +147,13 @@ async def open_replica(
         yield Offline(keeper, directory, store, target, replay, pool)
 
 
-def _target(stack: contextlib.AsyncExitStack, directory: Path, devices: list[ports.BlockDevice], pool: Pool) -> Target:
+def _target(
+    stack: contextlib.AsyncExitStack, directory: Path, record: registry.Replica, devices: list[ports.BlockDevice],
+    pool: Pool,
+) -> Target:  # fmt: skip
     files = state.Files(directory)
     stack.callback(files.close)
-    with _advised():
+    with _advised(record):
         log = undo.UndoLog(OsFile(directory / state.UNDO))
     stack.callback(log.close)
     return Target(devices, log, files.leaves, pool)
@@ -157,14 +163,14 @@ def _open_store(directory: Path, record: registry.Replica) -> SqliteReplicaStore
     """The store, which must be there and whole, with all the files that belong to it.  Raises Damaged."""
     path = directory / state.STATE
     if not path.exists():
-        raise errors.Damaged(f"{path} is missing; {NEW}")
-    with _advised():
+        raise errors.Damaged(f"{path} is missing; {_way(record)}")
+    with _advised(record):
         store = SqliteReplicaStore(path)
     try:
-        with _advised():
+        with _advised(record):
             lost = state.broken(store, directory)
         if lost:
-            raise errors.Damaged(f"{record.disks[0].path}: {lost}; {NEW}")
+            raise errors.Damaged(f"{record.disks[0].path}: {lost}; {_way(record)}")
     except BaseException:
         store.close()
         raise
@@ -172,21 +178,21 @@ def _open_store(directory: Path, record: registry.Replica) -> SqliteReplicaStore
 
 
 @contextlib.contextmanager
-def _advised() -> Iterator[None]:
+def _advised(record: registry.Replica) -> Iterator[None]:
     """What is damaged is said with what mends it."""
     try:
         yield
     except database.Newer:
         raise
     except errors.Damaged as why:
-        raise errors.Damaged(f"{why}; {NEW}") from why
+        raise errors.Damaged(f"{why}; {_way(record)}") from why
 
 
 def _refuse_strangers(store: SqliteReplicaStore, directory: Path, record: registry.Replica) -> None:
     """Raises Damaged when somebody else wrote to the images since we closed them."""
     lost = "" if store.load().held else state.why_lost(store, directory, record)
     if lost:
-        raise errors.Damaged(f"{lost}: its digests and pre-images are not those of its bytes any more; {NEW}")
+        raise errors.Damaged(f"{lost}: its digests and pre-images are not those of its bytes any more; {_way(record)}")
 
 
 async def open_devices(

@@ -15,6 +15,7 @@ from dataclasses import dataclass, replace
 from consumers.block import Target, Touched
 from consumers.journal import Journal
 from consumers.reader import Reader, Record, Unreadable
+from consumers.retention import Retention
 from engine import errors, ports, replica
 from engine.store import replicas
 from schemas import events, receipts
@@ -69,6 +70,7 @@ class Replay:
         self.settings = settings or Settings()
         self.target = target
         self.journal = Journal(stream, store, answers)
+        self.retention = Retention(self.journal, target.undo, self.settings.keep, self.settings.undo_quota)
         self.replica = self._fresh()
         self.reader = reader
         self._offload = offload
@@ -99,6 +101,8 @@ class Replay:
         """
         intent = self.state.intent
         if intent is not None:
+            if (at := self.retention.whole(intent)) is not None:
+                raise errors.Damaged(f"the undo log is damaged at byte {at:,}, and a rewind was on its way over it")
             await self._finish_rewind(intent)
         state, undo = self.state, self.target.undo
         start = max(state.undo_end, undo.begin)
@@ -176,19 +180,10 @@ class Replay:
         try:
             await self.target.apply(changes, self._touched)
         except errors.Full:
-            if not await self._make_room():
+            await self.settle()
+            if not self.retention.give_up():
                 raise
             await self.target.apply(changes, self._touched)
-
-    async def _make_room(self) -> bool:
-        """Settle what waits, give up every recovery point but the position, aloud; False when that frees nothing."""
-        await self.settle()
-        kept = [one for one in self.store.kept() if one.end < self.state.undo_end]
-        if self.target.undo.begin >= self.state.undo_end:
-            return False
-        log.warning("no room for pre-images: %d kept epochs can no longer be rewound to", len(kept))
-        self._forget(self.state.undo_end)
-        return True
 
     async def _sealed(self, position: receipts.Position) -> None:
         assert self._touched is not None
@@ -267,7 +262,7 @@ class Replay:
         kept = [
             replicas.KeptEpoch(one.position, one.touched.undo_start, one.undo_end)
             for one in waiting
-            if one.position.epoch
+            if one.position.usable
         ]
         said: list[receipts.Receipt] = [receipts.Applied(one.position) for one in waiting]
         if proved:
@@ -282,7 +277,7 @@ class Replay:
         # 4. and 5. Say it.  A crash here says it again: receipts carry their number.
         await self.journal.publish()
         # 6. Let go of pre-images that no kept epoch needs: never before step 3, never at or beyond the position.
-        self._trim()
+        self.retention.trim()
 
     async def _confirm_restored(self) -> None:
         """What was taken back is on the medium too.  A Divergence here ends the run: recovery takes it back again."""
@@ -317,36 +312,13 @@ class Replay:
         log.error("diverged at %s: %s", refused.seal, reason)
         await self._say_refusal(receipts.Diverged(refused.seal, state.position, reason))
 
-    def _trim(self) -> None:
-        """Keep the pre-images of the last `keep` usable epochs, and of all behind the oldest of them."""
-        kept = self.store.kept()
-        usable = [one for one in kept if one.position.usable]
-        if len(usable) > self.settings.keep:
-            self._forget(usable[-self.settings.keep].end)
-        quota = self.settings.undo_quota
-        for end in sorted({one.end for one in kept if one.end > self.target.undo.begin}):
-            if quota and self.target.undo.used > quota:
-                log.warning("undo log passes its quota of %d bytes: its oldest epochs cannot be rewound to", quota)
-                self._forget(min(end, self.state.undo_end))
-
-    def _forget(self, end: int) -> None:
-        # The rows go first: a crash between leaves pre-images that nobody promises, never a promise without them.
-        self.store.forget_before(end)
-        self.target.undo.trim(min(end, self.state.undo_end))
-
     # -- rewind --------------------------------------------------------------------------------------------------
 
-    async def rewind(self, epoch: int) -> receipts.Position:
-        """Take the replica back to a kept usable epoch and hold it there.  Recover first.  Raises NotFound."""
-        if self.state.intent is None:
-            goal = next((one for one in self.store.kept() if one.position.epoch == epoch), None)
-            if goal is None or not goal.position.usable:
-                usable = [str(one.position.epoch) for one in self.store.kept() if one.position.usable]
-                raise errors.NotFound(f"epoch {epoch} cannot be rewound to; these can: {', '.join(usable) or 'none'}")
-            # The intent first: from here on every start finishes this rewind before anything else.
-            self.journal.commit(replace(self.state, intent=goal))
-        assert self.state.intent is not None
-        await self._finish_rewind(self.state.intent)
+    async def rewind(self, goal: replicas.KeptEpoch) -> receipts.Position:
+        """Take the replica back to a kept epoch, one that `retention.goal` gave, and hold it there.  Recover first."""
+        # The intent first: from here on every start finishes this rewind before anything else.
+        self.journal.commit(replace(self.state, intent=goal))
+        await self._finish_rewind(goal)
         await self.journal.publish()
         return self.state.position
 

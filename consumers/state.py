@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from consumers import retention
 from engine import digest, errors, ports, registry
 from engine.replica import EMPTY
 from engine.store import database, scratch
@@ -118,19 +119,22 @@ def broken(store: SqliteReplicaStore, directory: Path) -> str:
     missing = [name for name in names if volumes and not (directory / name).exists()]
     if missing:
         return f"{', '.join(missing)} of its digests is missing"
-    return _undo_trouble(directory / UNDO, now.undo_end) if volumes else ""
+    return _undo_trouble(directory / UNDO, now) if volumes else ""
 
 
-def _undo_trouble(path: Path, settled: int) -> str:
-    """What is wrong with the undo log as a whole: its records are looked at when they are wanted."""
+def _undo_trouble(path: Path, now: State) -> str:
+    """What is wrong with the undo log: as a whole, and on the way of a rewind that is not finished."""
     file = OsFile(path)
     try:
-        size = UndoLog(file).end
+        undo = UndoLog(file)
+        at = retention.broken(undo, now.intent, now.undo_end) if now.intent else None
     except errors.Damaged as why:
         return f"{path}: {why}"
     finally:
         file.close()
-    return "" if size >= settled else f"{path} has {size:,} of the {settled:,} bytes that were settled"
+    if undo.end < now.undo_end:
+        return f"{path} has {undo.end:,} of the {now.undo_end:,} bytes that were settled"
+    return "" if at is None else f"{path} is damaged at byte {at:,}, and a rewind is on its way over it"
 
 
 def left(disks: Sequence[registry.Disk]) -> tuple[tuple[int, int], ...]:

@@ -14,7 +14,7 @@ from engine import errors, ports, registry
 from engine.bus import connect
 from engine.places import Places
 from engine.store import peek
-from engine.store.replicas import KeptEpoch, State, Update
+from engine.store.replicas import State, Update
 from schemas import topics
 
 _BUS_SECONDS = 15.0
@@ -73,31 +73,15 @@ async def rewind(where: Places, record: registry.Replica, epoch: int, secret_fil
     async with offline.open_replica(where, record, write=True, secret_file=secret_file) as opened:
         replay = opened.replay
         count = await replay.recover()
-        _check_goal(opened, epoch)
+        goal = replay.retention.goal(epoch)
         opened.keeper.save(held=held.REWOUND)
         # Its last step is to say so on the bus, and there is none here: that waits until the image is safe.
         with contextlib.suppress(offline.Unsaid):
-            await replay.rewind(epoch)
+            await replay.rewind(goal)
         opened.keeper.save(held=replay.state.held)
         _check_roots(opened)
         note = await publish(opened, record)
         return Done(replay.state, count, note)
-
-
-def _check_goal(opened: Offline, epoch: int) -> None:
-    """Before anything is touched: all pre-images that the rewind needs are there."""
-    kept: list[KeptEpoch] = opened.store.kept()
-    goal = next((one for one in kept if one.position.epoch == epoch and one.position.usable), None)
-    if goal is None:
-        usable = [str(one.position.epoch) for one in kept if one.position.usable]
-        raise errors.NotFound(f"epoch {epoch} cannot be rewound to; these can: {', '.join(usable) or 'none'}")
-    whole, wanted = opened.target.undo.valid_end(goal.end), opened.store.load().undo_end
-    if goal.end < wanted and whole < wanted:
-        later = [str(one.position.epoch) for one in kept if one.position.usable and one.end > whole]
-        raise errors.Damaged(
-            f"{opened.directory / state.UNDO} is damaged at byte {whole:,}: epoch {epoch} cannot be rewound to;"
-            f" these can: {', '.join(later) or 'none'}.  Nothing was changed"
-        )
 
 
 def _check_roots(opened: Offline) -> None:

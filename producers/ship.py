@@ -77,7 +77,7 @@ class Shipper:
         self._commit: asyncio.Task[None] | None = None
         self._volumes: tuple[Volume, ...] = ()
         self._sealed = 0
-        self._last_cut = Cut.NONE
+        self._last_cut, self._last_instant = Cut.NONE, 0
         self._fits: tuple[events.Fit, ...] = ()
         self._first = True
         "No epoch was sealed since the last `Started`."
@@ -249,13 +249,13 @@ class Shipper:
             await self._settle_commit()
             lacking = self.map.missing - (self._part.sure if self._part else 0)
             if self._part is not None or ((always or self._sealed > before) and not lacking):
-                await self._seal(await self.source.cut())
+                await self._seal()
                 await self._settle_commit()
             for index in range(len(volumes)):
                 async for found in self._scan(index).unsure():
                     await self._emit(found, None)
             if self._part is not None:
-                await self._seal(await self.source.cut())
+                await self._seal()
             await self._settle_commit()
             await self.ledger.settle()
             return self._sealed - before
@@ -269,7 +269,7 @@ class Shipper:
             return
         self._volumes = self.state.volumes
         try:
-            await self._seal(self._last_cut)
+            await self._seal(self._last_cut, self._last_instant)
             await self._settle_commit()
         except Restart as why:
             log.warning("starting again: %s", why)
@@ -288,7 +288,7 @@ class Shipper:
             part.sure += sum(end - start for start, end in known.unsure.set_runs(piece.first, count))
             await self._put(part, piece, known.volume)
             if part.size >= self._part_size:
-                await self._seal(cut if cut is not None else await self.source.cut())
+                await self._seal(cut)
 
     async def _put(self, part: _Part, piece: Found, volume: Volume) -> None:
         """One event."""
@@ -312,20 +312,25 @@ class Shipper:
         await self.post.add(writer.next_address(), writer.opened)
         return self._part
 
-    async def _seal(self, cut: Cut) -> None:
+    async def _seal(self, cut: Cut | None = None, instant: int = 0) -> None:
+        """End the open epoch, or an empty one.  Without `cut` the source is asked, and `instant` is now."""
         part = self._part or await self._open()
         self._part = None
         await self._settle_commit()
+        # The clock is read first: what is called equal to the source at an instant was so at that instant.
+        instant = instant or time.time_ns()
+        cut = cut if cut is not None else await self.source.cut()
         missing = self.map.missing - part.sure
         identity, blocks, zeros = part.writer.identity, tuple(part.blocks), tuple(part.zeros)
         staged = Staged(identity, Chain(bytes(32)), self._volumes, blocks, zeros)
         whole = self.settings.roots and missing == 0 and cut is not Cut.NONE
-        seal = part.writer.seal(cut, missing, await self.ledger.roots(staged) if whole else (), time.time_ns())
+        seal = part.writer.seal(cut, missing, await self.ledger.roots(staged) if whole else (), instant)
         staged = replace(staged, chain=seal.chain)
         await self.ledger.stage(staged)
         await self.post.add(part.writer.next_address(), seal)
         await self.post.flush()
-        self._fits, self._first, self._last_cut = (events.Fit(seal.chain),), False, cut
+        self._fits, self._first = (events.Fit(seal.chain),), False
+        self._last_cut, self._last_instant = cut, instant
         self._sealed += 1
         self._commit = asyncio.ensure_future(self._committed(staged))
 

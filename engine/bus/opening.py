@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
 
 from engine import errors
@@ -11,8 +12,10 @@ from engine.bus.index import Index
 from engine.bus.lock import Lock
 from engine.bus.reader import Reader
 
-_PATIENCE_EXCLUSIVE = 0.2
-"""Seconds: a reader that makes a new topic holds the lock for a few milliseconds."""
+_PATIENCE_EXCLUSIVE = 2.0
+"""Seconds: a reader that makes a new topic holds the lock for a few milliseconds, on a busy disk for longer."""
+_LOOK = 0.1
+"""Seconds after which a reader looks whether the topic is right meanwhile."""
 _PATIENCE_SHARED = 10.0
 """Seconds: others hold the lock for one sync each."""
 
@@ -75,11 +78,16 @@ class Shared:
 
 def open_reader(topic: str, directory: Path) -> Reader:
     """A reader; a topic that is new, or whose index is gone, is put right first if nobody else is at it."""
-    if not _ready(directory):
+    deadline = time.monotonic() + _PATIENCE_SHARED
+    while not _ready(directory):
         lock = Lock(directory)
         try:
-            lock.acquire(_PATIENCE_SHARED)
+            lock.acquire(_LOOK)
             Appender(directory).close()
+        except errors.InUse:
+            # Who has it may be its one writer, which puts it right and then keeps it: look again.
+            if time.monotonic() > deadline:
+                raise
         finally:
             lock.close()
     return Reader(topic, directory)

@@ -1,4 +1,4 @@
-"""`vmferry epochs`: which epochs a replica keeps, and which of them it can be rewound to."""
+"""`vmferry epochs`: the epochs that a replica keeps: those that it can be rewound to."""
 
 from __future__ import annotations
 
@@ -22,33 +22,31 @@ def said(where: places.Places, stream: Stream, replica: Replica, limit: int) -> 
             f"{why}; the next `vmferry replicate` reads {replica.disks[0].path} for its digests, and what was kept is"
             " gone"
         ) from why
-    epochs = [
-        {**kept.position(one.position), "undo_bytes": one.end - one.start, "rewindable": one.position.usable}
-        for one in found
-    ]
+    epochs = [{**kept.position(one.position), "undo_bytes": one.end - one.start} for one in found]
     return {
         "event": "end", "ok": True, "stream": stream.stream, "label": stream.label, "target": replica.disks[0].path,
-        "held": replica.held or state.held, "kept": len(epochs), "epochs": epochs[-limit:] if limit else epochs,
+        "held": replica.held or state.held, "position": kept.position(state.position), "kept": len(epochs),
+        "epochs": epochs[-limit:] if limit else epochs,
     }  # fmt: skip
 
 
 def lines(said: dict[str, Any]) -> list[str]:
     """The same as a table."""
-    head = f"{'epoch':>7}  {'cut':<11}  {'instant':<29}  {'missing':>8}  {'undo':>8}  {'root':<12}  rewind"
+    head = f"{'epoch':>7}  {'cut':<11}  {'instant':<29}  {'missing':>8}  {'undo':>8}  root"
     found = [f"{said['label']}: {said['target']} keeps {kept.counted(said['kept'], 'epoch')}", head]
     found += [_line(one) for one in said["epochs"]]
-    usable = [one["epoch"] for one in said["epochs"] if one["rewindable"]]
-    if usable:
+    if said["epochs"]:
         found.append(f"go back with `vmferry target rewind {said['label']} --to EPOCH`")
     else:
-        found.append("none of them can be rewound to")
+        found.append("no state of the source has been reached yet that it could be rewound to")
+    if not said["position"]["usable"]:
+        found.append(f"now at {kept.at_epoch(said['position'])}")
     return found + ([f"held: {said['held']}"] if said["held"] else [])
 
 
 def _line(one: dict[str, Any]) -> str:
     root = " ".join(root[:12] for root in one["roots"]) or "-"
-    state = "yes" if one["rewindable"] else "no: not complete" if not one["complete"] else "no: no instant"
     return (
         f"{one['epoch']:>7}  {one['cut']:<11}  {one['instant']:<29}  {one['missing']:>8,}"
-        f"  {units.shown(one['undo_bytes']):>8}  {root:<12}  {state}"
+        f"  {units.shown(one['undo_bytes']):>8}  {root}"
     )

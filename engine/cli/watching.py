@@ -42,7 +42,7 @@ def epochs_(
     as_json: options.Json = False,
     debug: options.Debug = False,
 ) -> None:
-    """List the epochs that a replica keeps, newest last, and which of them it can be rewound to."""
+    """List the epochs that a replica can be rewound to, newest last, and where it is now."""
     with ending.told(as_json, debug):
         where = options.places_of(state)
         found = epochs.said(where, *choose.one(Registry(where), stream), limit)

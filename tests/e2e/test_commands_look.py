@@ -219,15 +219,30 @@ def test_epochs_are_listed_newest_last(ferry: Ferry, source: Path, target: Path)
     found = ferry.run("epochs", "disk", "--json").last
     numbers = [one["epoch"] for one in found["epochs"]]
     assert numbers == sorted(numbers)
-    cuts = [one for one in found["epochs"] if one["rewindable"]]
-    assert len(cuts) >= 4
-    assert all(one["cut"] == "crash" and one["missing"] == 0 and one["roots"] for one in cuts)
+    assert len(numbers) == 4
+    assert all(one["cut"] == "crash" and one["missing"] == 0 and one["roots"] for one in found["epochs"])
+    assert found["position"]["epoch"] == numbers[-1]
     assert found["epochs"][-1]["undo_bytes"] > 0
     few = ferry.run("epochs", "disk", "--limit", "2", "--json").last["epochs"]
     assert [one["epoch"] for one in few] == numbers[-2:]
     shown = ferry.run("epochs", "disk")
     assert f"disk: {target} keeps {len(numbers)} epochs" in shown.out
     assert "go back with `vmferry target rewind disk --to EPOCH`" in shown.out
+
+
+def test_a_replica_that_was_never_equal_to_its_source_says_where_it_is(ferry: Ferry, target: Path) -> None:
+    source = image(target.with_name("large.img"), 64 * MEBI)
+    process = ferry.begin("replicate", source, target, "--rate", "8M", "--json")
+    until(lambda: any(ferry.state.glob("streams/*/replica-*/state.sqlite")))
+    until(lambda: ferry.run("epochs", source, "--json").code == 0)
+    until(lambda: ferry.run("epochs", source, "--json").last["position"]["epoch"] > 0)
+    process.kill()
+    process.communicate()
+    shown = ferry.run("epochs", source)
+    assert shown.code == 0, shown.err
+    assert "keeps 0 epochs" in shown.out
+    assert "no state of the source has been reached yet" in shown.out
+    assert "blocks are missing" in shown.out
 
 
 def names(found: Ended) -> dict[str, dict[str, Any]]:

@@ -384,3 +384,20 @@ def test_a_rewind_that_is_killed_is_finished_by_the_next_start(
     assert ferry.run("target", "resume", "disk").code == 0
     ferry.replicate(source, target)
     assert same(source, target)
+
+
+def test_a_rewind_that_cannot_be_finished_ends_in_an_acquire_that_reads_the_digests(
+    ferry: Ferry, source: Path, target: Path, history: list[tuple[int, Path]]
+) -> None:
+    die(ferry, "consumers.block:Target._put_back", 2, "target", "rewind", "disk", "--to", str(history[0][0]))
+    (undo,) = ferry.state.glob("streams/*/replica-*/undo")
+    scribble(undo, undo.stat().st_size - 100, 50)
+    for words in (("recover",), ("target", "resume", "disk")):
+        found = ferry.run(*words)
+        assert found.code == 8, found.out
+        assert "and a rewind is on its way over it" in found.err
+        assert f"`vmferry target acquire {target}` reads the replica for its digests" in found.err
+    assert ferry.run("target", "acquire", "disk").code == 0
+    done = ferry.replicate(source, target)
+    assert done["sent"] < 4 * MEBI
+    assert same(source, target)

@@ -8,6 +8,7 @@ import os
 import random
 import signal
 import sys
+import threading
 import time
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -16,7 +17,10 @@ import pytest
 
 from engine import errors
 from engine.bus import segments
+from engine.bus.appender import Appender
 from engine.bus.embedded import EmbeddedBus
+from engine.bus.lock import Lock
+from engine.bus.opening import open_reader
 from tests.support.tools import ROOT
 
 TOPIC = "stream"
@@ -225,3 +229,13 @@ async def test_a_trimmed_log_gives_its_segments_back_while_others_read_and_write
         await reader.read(38, 1, 0)
     await bus.close()
     await other.close()
+
+
+def test_a_reader_of_a_new_topic_waits_for_the_writer_that_puts_it_right_and_keeps_it(tmp_path: Path) -> None:
+    lock = Lock(tmp_path)
+    lock.acquire(0)
+    threading.Timer(0.5, lambda: Appender(tmp_path).close()).start()
+    reader = open_reader(TOPIC, tmp_path)
+    assert reader.read(0, 100) == []
+    reader.close()
+    lock.close()

@@ -25,6 +25,7 @@ from engine import errors, places, registry
 from tests.support.changer import MIB, Changer
 from tests.support.ferry import ROOT, Ferry
 from tests.support.kafka import Cluster, running
+from tests.support.sim import oracle
 from tests.support.witness import Witness
 
 CALM = 20
@@ -175,7 +176,7 @@ class Rounds:
             async with offline.open_replica(places.Places(self.state), replica, write=True) as opened:
                 self.restored += await opened.replay.recover()
                 position = opened.store.load().position
-                kept = [one.position for one in opened.store.kept()]
+                kept = [*(one.position for one in opened.store.kept()), *oracle.applied(opened.store.outbox())]
         except errors.Damaged as why:
             if witness.applied:  # killed before it had a first state, it has nothing to recover
                 self._say(f"recovery: {why}")

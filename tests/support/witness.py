@@ -107,7 +107,7 @@ class Witness:
     ) -> None:
         """The recovered `image` is what `position` names, has all that was acknowledged, and is usable only as a cut.
 
-        `kept` are the epochs in the replica's own store, `cuts` the SHA-256 of all states of the source.
+        `kept` are the epochs that the replica's own store speaks of, `cuts` the SHA-256 of all states of the source.
         """
         with self._guard:
             self.applied.update({one.epoch: one for one in (*kept, position) if one.epoch > self._at.epoch})

@@ -13,6 +13,7 @@ from consumers.replay import Replay
 from engine import errors
 from engine.replica import Replica, Skip
 from engine.store import replicas, undo
+from engine.store.replicas import KeptEpoch
 from engine.store.undo import UndoLog
 from schemas import events, receipts
 from tests.support.sim.planting import bug, put
@@ -243,8 +244,7 @@ def restored_blocks_not_read_back(stack: ExitStack) -> None:
 
 @bug(rewinds=0.5)
 def rewind_without_intent(stack: ExitStack) -> None:
-    async def rewind(self: Replay, epoch: int) -> receipts.Position:
-        goal = next(one for one in self.store.kept() if one.position.epoch == epoch)
+    async def rewind(self: Replay, goal: KeptEpoch) -> receipts.Position:
         await self._finish_rewind(goal)
         return self.state.position
 

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 from engine import envelope
-from engine.store.replicas import Update
+from engine.store.replicas import Outgoing, Update
 from schemas import errors, events, wire
 from schemas.identity import SealId, Volume
 from schemas.receipts import Applied, Position
@@ -46,6 +47,17 @@ class Content:
 
     def key(self) -> tuple[bytes, ...]:
         return tuple(bytes(one) for one in self.volumes)
+
+
+def applied(outbox: Iterable[Outgoing]) -> list[Position]:
+    """The epochs that an outbox says were settled, in order."""
+    found = []
+    for one in outbox:
+        frame = wire.unpack(one.record)
+        _, receipt = wire.receipt(frame.kind, envelope.body(frame))
+        if isinstance(receipt, Applied):
+            found.append(receipt.position)
+    return found
 
 
 class Oracle:
@@ -106,10 +118,10 @@ class Oracle:
             if acknowledged is not None and acknowledged.seal in self.rewound[replica]:
                 self.acknowledged[replica] = path[-1][0]
             return
-        for kept in update.keep:
+        for position in applied(update.receipts):
             content = path[-1][1].copy()
-            self._replay(content, kept.position)
-            path.append((kept.position, content))
+            self._replay(content, position)
+            path.append((position, content))
         if path[-1][0].seal != update.state.position.seal:
             raise Violation(
                 f"replica {replica!r} is at {update.state.position.seal}, its epochs say {path[-1][0].seal}"

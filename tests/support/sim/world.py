@@ -222,7 +222,7 @@ class World:
         self._check(disk, replay)
         kept = [one.position.epoch for one in replay.store.kept() if one.position.usable]
         if kept:
-            await replay.rewind(process.chance.choice(kept))
+            await replay.rewind(replay.retention.goal(process.chance.choice(kept)))
             self._check(disk, replay)
 
     def _check(self, disk: ReplicaDisk, replay: Replay) -> None:

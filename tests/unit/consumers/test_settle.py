@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -222,13 +223,39 @@ async def test_a_newer_start_is_answered_from_a_settled_state_with_the_open_epoc
 # -- retention and rewind ----------------------------------------------------------------------------------------------
 
 
-async def test_only_usable_epochs_count_towards_what_is_kept() -> None:
+async def test_only_usable_epochs_are_kept() -> None:
     bench, replay = await caught_up(settings=Settings(keep=2))
     for at, cut in enumerate((Cut.CRASH, Cut.NONE, Cut.NONE, Cut.CRASH, Cut.NONE, Cut.CRASH, Cut.NONE)):
         bench.epoch(fill(bytes([97 + at])), cut)
         await bench.read(replay)
-    assert [one.position.epoch for one in bench.store.kept()] == [4, 5, 6, 7]
+    assert [one.position.epoch for one in bench.store.kept()] == [4, 6]
     assert replay.target.undo.begin == bench.store.kept()[0].end
+
+
+async def test_of_a_baseline_no_pre_images_are_kept_once_they_are_settled() -> None:
+    bench, replay = await caught_up(settings=Settings(keep=2))
+    for at in range(5):
+        bench.epoch(fill(bytes([97 + at])), Cut.NONE)
+        await bench.read(replay)
+    assert bench.store.kept() == []
+    assert replay.target.undo.begin == replay.target.undo.end == bench.store.load().undo_end
+
+
+async def test_an_epoch_whose_pre_images_are_damaged_is_refused_before_anything_is_touched() -> None:
+    bench, _ = await caught_up(fill(b"a"), fill(b"b"), fill(b"c"))
+    kept = bench.store.kept()
+    undo = (await bench.replay()).target.undo
+    undo._file.write(kept[1].start + 50, b"rot")
+    replay = await bench.replay()
+    with pytest.raises(errors.Damaged, match=r"epoch 1 cannot be rewound to; these can: 2, 3\.  Nothing was changed"):
+        replay.retention.goal(1)
+    assert replay.retention.goal(2) == kept[1]
+    with pytest.raises(errors.NotFound, match="epoch 9 cannot be rewound to; these can: 1, 2, 3"):
+        replay.retention.goal(9)
+    # A rewind that was begun before the damage is not finished over it.
+    replay.journal.commit(replace(replay.state, intent=kept[0]))
+    with pytest.raises(errors.Damaged, match="a rewind was on its way over it"):
+        await (await bench.replay()).recover()
 
 
 async def test_the_oldest_epochs_go_first_when_the_quota_is_passed_and_the_position_never() -> None:
@@ -240,14 +267,14 @@ async def test_the_oldest_epochs_go_first_when_the_quota_is_passed_and_the_posit
     assert numbers == list(range(numbers[0], 9))
     assert 1 < numbers[0] < 8
     assert replay.target.undo.used <= 1000
-    await replay.rewind(numbers[0])
+    await replay.rewind(replay.retention.goal(numbers[0]))
     assert bench.device.content() == fill(bytes([96 + numbers[0]]))
 
 
 async def test_a_rewind_writes_its_intent_first_and_the_position_before_anything_is_dropped() -> None:
     bench, _ = await caught_up(fill(b"a"), fill(b"b"), fill(b"c", 6))
     replay = await bench.replay()
-    position = await replay.rewind(1)
+    position = await replay.rewind(replay.retention.goal(1))
     assert bench.order == [
         "intent", "flush", "read back", "commit", "truncate", "resize to 256", "publish", "on the bus", "published",
     ]  # fmt: skip
@@ -269,7 +296,7 @@ async def test_a_rewind_drops_what_waits_to_be_said_about_later_epochs() -> None
     assert [one.epoch for one in bench.store.outbox()] == [2]
     bench.away = ""
     replay = await bench.replay()
-    await replay.rewind(1)
+    await replay.rewind(replay.retention.goal(1))
     assert told(bench, receipts.Applied) == [1]
     assert bench.said()[-1] == (4, receipts.Rewound(bench.position, 2)), "its number is not used twice"
 
@@ -289,7 +316,7 @@ async def test_a_rewind_that_was_stopped_is_finished_by_the_next_start(step: str
     if step == "commit":
         bench.store.commit = commit  # type: ignore[method-assign]
     with pytest.raises((errors.DeviceFailed, errors.Full)):
-        await replay.rewind(1)
+        await replay.rewind(replay.retention.goal(1))
     assert bench.position == before
     bench.device.failing = bench.store.failing = False
     bench.store.commit = real  # type: ignore[method-assign]
@@ -306,7 +333,7 @@ async def test_a_rewind_goes_to_usable_epochs_only_and_says_which_there_are(numb
     await bench.read(await bench.replay())
     replay = await bench.replay()
     with pytest.raises(errors.NotFound, match=f"epoch {number} cannot be rewound to; these can: 1, 3"):
-        await replay.rewind(number)
+        await replay.rewind(replay.retention.goal(number))
     assert bench.order == []
 
 
