@@ -90,7 +90,8 @@ class ImageSource:
     """Disks read in passes, between which a VM may be started and stopped.
 
     During a pass nobody may open a raw image to write (engine/device/locks.py); for what qemu-nbd serves QEMU's own
-    lock holds.  `shared` images were opened although somebody may be writing to them: no cut of them is consistent.
+    lock holds; another NBD server is taken at its word when it calls an export read-only.  `shared` images were opened
+    although somebody may be writing to them: no cut of them is consistent.
     """
 
     def __init__(
@@ -135,9 +136,9 @@ class ImageSource:
         return Cut.CRASH if now == self._seen else Cut.NONE
 
     async def same(self) -> bool:
-        """Whether nothing has changed since the pass before, by the same signs as in `cut`: it need not be read."""
+        """Whether it is seen that nothing has changed since the pass before, by the signs of `cut`: do not read it."""
         now = [await self._offload(_state, image.path) for image in self._images]
-        return not self._shared and now == self._seen
+        return not self._shared and now == self._seen and all(now)
 
     async def end(self) -> None:
         for image in self._images:
@@ -151,7 +152,12 @@ def _newest(paths: Sequence[str]) -> float:
 
 
 def _state(path: str) -> Seen:
-    """What changes when somebody writes to the image: size and times of a file, sectors written of a block device."""
+    """What changes when somebody writes to the image: size and times of a file, sectors written of a block device.
+
+    Of an NBD URL nothing is seen.
+    """
+    if not os.path.isabs(path):
+        return ()
     try:
         found = os.stat(path)
         if not stat.S_ISBLK(found.st_mode):

@@ -187,7 +187,7 @@ class Shipper:
 
     async def _rebuild(self) -> None:
         """The map is lost, the replicas are not: read the source once for its digests, so that differences travel."""
-        log.warning("the source's map is missing: reading the source to compare digests, nothing is copied for it")
+        log.warning("the source has no map, or lost it: reading the source to compare digests, nothing is copied for it")
         self.ledger.begin_rebuild()
         for index, one in enumerate(self.map.volumes):
             async for found in self._scan(index).unsure():

@@ -12,6 +12,7 @@ from pathlib import Path
 from engine import envelope, errors, places, ports, quotas, registry, units
 from engine.bus import connect
 from engine.device import images
+from engine.device.nbd import NbdDevice
 from engine.pool import Pool
 from engine.store.file import OsFile
 from engine.store.stage import Stage
@@ -155,7 +156,7 @@ async def _shipper(
 async def _open_images(
     stack: contextlib.AsyncExitStack, stream: registry.Stream, options: Options, pool: Pool
 ) -> tuple[ImageSource, list[str]]:
-    """The images, guarded against writers; or, with --force-share, beside one, and the sentences that say so."""
+    """The images, guarded against writers; or beside one, and the sentences that say so."""
     opened: list[Image] = []
     notes: list[str] = []
     for disk in stream.disks:
@@ -172,11 +173,14 @@ async def _open_images(
 
 
 async def _open(disk: registry.Disk, options: Options, force_share: bool, pool: Pool) -> ports.BlockDevice:
-    return await images.open_image(
-        disk.path,
-        False,
-        format=disk.format or None,
-        secret_file=options.secret_file,
-        force_share=force_share,
+    device = await images.open_image(
+        disk.path, False, format=disk.format or None, secret_file=options.secret_file, force_share=force_share,
         offload=pool,
-    )
+    )  # fmt: skip
+    if isinstance(device, NbdDevice) and device.open_to_others and not force_share:
+        await device.close()
+        raise errors.InUse(
+            f"{disk.path}: its server lets others write to it; have it exported read-only, as `qemu-nbd -r` does, or"
+            " give --force-share"
+        )
+    return device

@@ -29,7 +29,9 @@ def needs(where: places.Places, pair: Pair, data: int, travels: int, undo_quota:
     """What a run may take, at most: `data` bytes stand in the source, `travels` of them go over."""
     target = pair.replica.disks[0].path
     held = _allocated(target)
-    found = [_need("target", target, 0 if held is None else max(0, min(data - held, travels)))]
+    found: list[Need] = []
+    if isinstance(images.parse(target), str):  # of what a server exports only it knows
+        found.append(_need("target", target, 0 if held is None else max(0, min(data - held, travels))))
     if pair.stream.bus.startswith("log:"):
         found.append(_need("log", pair.stream.bus[4:], int(travels * _HEADERS)))
     undo = min(travels, held or 0 if held is not None else travels)

@@ -184,8 +184,8 @@ async def open_image(
     """
     place = parse(spec)
     if isinstance(place, Remote):
-        if format or secret_file or create_size is not None:
-            raise errors.Usage(f"{spec}: format, secret and creation are for the server that exports it")
+        if (format or RAW) != RAW or secret_file or create_size is not None:
+            raise errors.Usage(f"{spec}: what a server exports is raw; format, secret and creation are its business")
         return await NbdDevice.connect(place.place, place.export, writable, spec)
     kind = format or await offload(_kind, place, create_size is not None)
     if kind == RAW:
@@ -214,7 +214,7 @@ async def describe(spec: str, *, format: str | None = None, offload: Offload = a
     if isinstance(place, Remote):
         device = await NbdDevice.connect(place.place, place.export, False, spec)
         await device.close()
-        return Description("nbd", device.size, None)
+        return Description(RAW, device.size, None)
     found: Description = await offload(_describe, place, format)
     return found
 

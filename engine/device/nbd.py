@@ -51,6 +51,11 @@ class NbdDevice:
         """Always: an export has one size for as long as a connection lives."""
         return True
 
+    @property
+    def open_to_others(self) -> bool:
+        """A server that is not ours would let other clients write: a reader cannot know whether it changes."""
+        return self._server is None and not self._client.export.flags & Transmission.READ_ONLY
+
     async def read(self, start: int, length: int) -> bytes:
         """Exactly `length` bytes.  Raises DeviceFailed."""
         self._within("read", start, length)

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import subprocess
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from tests.support import tools
-from tests.support.ferry import MEBI, Ferry, image, scribble
+from tests.support.ferry import MEBI, Ferry, image, scribble, until
 from tests.support.kafka import Cluster
 
 
@@ -38,6 +40,48 @@ def test_formats_are_read_and_made_by_their_names(ferry: Ferry, tmp_path: Path, 
     assert equal(source, target)
     assert said["sent"] < 200_000
     assert target.stat().st_blocks * 512 < 6 * MEBI
+
+
+@contextlib.contextmanager
+def exported(path: Path, *options: str) -> Iterator[str]:
+    """A raw image behind a qemu-nbd that is not ours.  Gives the URL."""
+    socket = path.with_suffix(".sock")
+    server = subprocess.Popen(["qemu-nbd", "-t", "-e", "8", "-f", "raw", *options, "-k", socket, path])
+    try:
+        until(socket.exists)
+        yield f"nbd+unix:///?socket={socket}"
+    finally:
+        server.terminate()
+        server.wait()
+
+
+def test_from_one_nbd_server_to_another(ferry: Ferry, tmp_path: Path) -> None:
+    source = image(tmp_path / "source.img", 32 * MEBI, {MEBI: 5 * MEBI})
+    target = image(tmp_path / "target.img", 32 * MEBI, {2 * MEBI: MEBI}, seed=9)
+    with exported(source, "-r") as left, exported(target) as right:
+        dry = ferry.run("replicate", left, right, "--dry-run", "--adopt")
+        assert dry.code == 0, dry.err
+        refused = ferry.run("replicate", left, right)
+        assert (refused.code, "--adopt" in refused.err) == (2, True)
+        ferry.replicate(left, right, "--adopt")
+        assert ferry.run("verify", left).code == 0
+        assert ferry.run("status").code == 0
+    assert equal(source, target)
+    scribble(source, 20 * MEBI, 100)
+    with exported(source, "-r") as left, exported(target) as right:
+        assert ferry.replicate(left, right)["sent"] < 200_000
+    assert equal(source, target)
+
+
+def test_of_an_export_that_others_may_write_to_nothing_is_proved(ferry: Ferry, tmp_path: Path) -> None:
+    source, target = image(tmp_path / "source.img", 8 * MEBI, {MEBI: MEBI}), tmp_path / "target.img"
+    with exported(source) as url:
+        refused = ferry.run("replicate", url, target)
+        assert refused.code == 4
+        assert "its server lets others write to it; have it exported read-only" in refused.err
+        found = ferry.run("replicate", url, target, "--force-share", "--json")
+        assert found.last["proved"] is False
+    assert equal(source, target)
 
 
 def test_a_qcow2_replica_of_a_source_that_grew_is_refused_with_the_command_that_helps(
