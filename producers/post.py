@@ -70,10 +70,13 @@ class Post:
         if self._size >= self._settings.batch:
             await self._push()
 
-    async def flush(self) -> None:
-        """The bus has taken everything.  Raises Restart or Fenced when that is heard while waiting for room."""
+    async def hand_over(self) -> asyncio.Future[None]:
+        """Everything is on its way; gives what ends when the bus has taken it.
+
+        Raises Restart or Fenced when that is heard while waiting for room.
+        """
         await self._push()
-        await self._landed()
+        return self._sending or _nothing()
 
     async def _push(self) -> None:
         await self._landed()
@@ -129,3 +132,9 @@ class Post:
             await ear.hear(NAP)
             ear.check()
             ear.lapse(self._settings.lease, since)
+
+
+def _nothing() -> asyncio.Future[None]:
+    done = asyncio.get_running_loop().create_future()
+    done.set_result(None)
+    return done

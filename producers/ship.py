@@ -187,7 +187,9 @@ class Shipper:
 
     async def _rebuild(self) -> None:
         """The map is lost, the replicas are not: read the source once for its digests, so that differences travel."""
-        log.warning("the source has no map, or lost it: reading the source to compare digests, nothing is copied for it")
+        log.warning(
+            "the source has no map, or lost it: reading the source to compare digests, nothing is copied for it"
+        )
         self.ledger.begin_rebuild()
         for index, one in enumerate(self.map.volumes):
             async for found in self._scan(index).unsure():
@@ -326,16 +328,18 @@ class Shipper:
         whole = self.settings.roots and missing == 0 and cut is not Cut.NONE
         seal = part.writer.seal(cut, missing, await self.ledger.roots(staged) if whole else (), instant)
         staged = replace(staged, chain=seal.chain)
+        # Its changes may be on their way already; the seal goes only once the stage is durable.
         await self.ledger.stage(staged)
         await self.post.add(part.writer.next_address(), seal)
-        await self.post.flush()
+        sent = await self.post.hand_over()
         self._fits, self._first = (events.Fit(seal.chain),), False
         self._last_cut, self._last_instant = cut, instant
         self._sealed += 1
-        self._commit = asyncio.ensure_future(self._committed(staged))
+        self._commit = asyncio.ensure_future(self._committed(staged, sent))
 
-    async def _committed(self, staged: Staged) -> None:
+    async def _committed(self, staged: Staged, sent: asyncio.Future[None]) -> None:
         """Once the seal is durable on the bus it counts."""
+        await asyncio.shield(sent)
         await self.ledger.count(staged, await self._log.sync())
 
     async def _settle_commit(self) -> None:

@@ -10,6 +10,7 @@ from typing import Any, TypeVar
 
 from engine import errors, linux
 from engine.device import blocking
+from engine.device.direct import Direct
 from engine.device.locks import ImageLock
 from engine.ports import Offload
 from schemas.extent import Extent
@@ -18,14 +19,17 @@ T = TypeVar("T")
 
 
 class RawDevice:
-    """The bytes of a file or of a block device, through the page cache.  Made by `open`.
+    """The bytes of a file or of a block device: a source through the page cache, a target past it.  Made by `open`.
 
     A call that is cancelled ends before the cancellation goes on, so nothing is written behind the back of whoever
-    comes next.  O_DIRECT is not used: `evict` makes reads come from the medium as far as it can.
+    comes next.  Where O_DIRECT is not to be had, `evict` makes reads come from the medium as far as it can.
     """
 
-    def __init__(self, path: str, fd: int, fixed: bool, created: bool, lock: ImageLock | None, offload: Offload):
-        self.path, self._fixed, self._lock, self._offload = path, fixed, lock, offload
+    def __init__(
+        self, path: str, fd: int, fixed: bool, created: bool, lock: ImageLock | None, offload: Offload,
+        direct: Direct | None,
+    ) -> None:  # fmt: skip
+        self.path, self._fixed, self._lock, self._offload, self._direct = path, fixed, lock, offload, direct
         self._descriptor = blocking.Descriptor(fd, path)
         self._size = blocking.measure(fd)
         self._lost = ""
@@ -62,14 +66,15 @@ class RawDevice:
             fd, fixed = blocking.open_existing(path, writable)
         else:
             fd, fixed = blocking.create(path, create_size), False
+        writable = writable or create_size is not None
         try:
-            held = _locked(fd, path, writable or create_size is not None) if lock else None
+            held = _locked(fd, path, writable) if lock else None
         except errors.FerryError:
             os.close(fd)
             if create_size is not None:
                 os.unlink(path)
             raise
-        return cls(path, fd, fixed, create_size is not None, held, offload)
+        return cls(path, fd, fixed, create_size is not None, held, offload, Direct(fd) if writable else None)
 
     @property
     def size(self) -> int:
@@ -84,13 +89,13 @@ class RawDevice:
 
     async def read(self, start: int, length: int) -> bytes:
         """Exactly `length` bytes.  Raises DeviceFailed, also when the file was cut short under us."""
-        return await self._run(f"read {length:,} bytes at {start:,}", blocking.pread, start, length)
+        return await self._run(f"read {length:,} bytes at {start:,}", self._read, start, length)
 
     async def write(self, start: int, data: bytes) -> None:
         """Not durable before `flush`.  Raises Full, DeviceFailed; then any mixture of old and new may be there."""
         doing = f"write {len(data):,} bytes at {start:,}"
         self._refuse(doing, start, len(data))
-        await self._run(doing, linux.pwrite_all, start, data)
+        await self._run(doing, self._write, start, data)
 
     async def zero(self, start: int, length: int, keep: bool = False) -> None:
         """Punch a hole, unless to `keep`; else zero the range in place; where not even that, write zeros."""
@@ -143,7 +148,26 @@ class RawDevice:
 
     async def close(self) -> None:
         """Let go without flushing, once every call has left; the locks go with it.  Repeatable."""
-        await blocking.to_the_end(self._offload, self._descriptor.close)
+        await blocking.to_the_end(self._offload, self._close)
+
+    def _close(self) -> None:
+        self._descriptor.close()
+        if self._direct is not None:
+            self._direct.close()
+
+    def _read(self, fd: int, start: int, length: int) -> bytes:
+        whole = self._direct.whole(start, length) if self._direct else 0
+        data = self._direct.read(start, whole) if self._direct and whole else b""
+        if data is None or not whole:
+            return blocking.pread(fd, start, length)
+        return data if whole == length else data + blocking.pread(fd, start + whole, length - whole)
+
+    def _write(self, fd: int, start: int, data: bytes) -> None:
+        whole = self._direct.whole(start, len(data)) if self._direct else 0
+        view = memoryview(data)
+        if self._direct and whole and self._direct.write(start, view[:whole]):
+            start, view = start + whole, view[whole:]
+        linux.pwrite_all(fd, start, view)
 
     async def _run(self, doing: str, function: Callable[..., T], *arguments: Any) -> T:
         """`function(fd, *arguments)` where it may block, with its OSError named."""
@@ -201,7 +225,7 @@ class RawDevice:
 def _close_unclaimed(opening: asyncio.Future[RawDevice]) -> None:
     """The opening was cancelled: nobody waits for the device, and its lock must not stay."""
     if not opening.cancelled() and opening.exception() is None:
-        opening.result()._descriptor.close()
+        opening.result()._close()
 
 
 def _locked(fd: int, path: str, write: bool) -> ImageLock:

@@ -40,10 +40,10 @@ def map_changed_in_place(stack: ExitStack) -> None:
 def map_changed_before_the_seal_is_durable(stack: ExitStack) -> None:
     real = Shipper._committed
 
-    async def committed(self: Shipper, staged: Any) -> None:
+    async def committed(self: Shipper, staged: Any, sent: Any) -> None:
         self.ledger.map.apply(staged)
         self.ledger.map.sync()
-        await real(self, staged)
+        await real(self, staged, sent)
 
     put(stack, Shipper, "_committed", committed)
 
