@@ -7,11 +7,13 @@ caller (consumers/replay.py) decides that an epoch is settled.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+import itertools
+from collections.abc import Callable, Coroutine, Iterator, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 from consumers import pieces
-from consumers.pieces import Piece
+from consumers.pieces import Change, Piece
 from engine import digest, errors, ports
 from engine.store import undo
 from engine.store.leaves import Leaves
@@ -19,7 +21,6 @@ from schemas import events, extent
 from schemas.extent import Extent, Ranges
 from schemas.identity import Volume
 
-Change = events.Written | events.Zeroed
 MakeLeaves = Callable[[int, Volume], Leaves]
 
 
@@ -100,19 +101,16 @@ class Target:
 
     async def apply(self, changes: Sequence[Change], touched: Touched) -> None:
         """Write changes of the open epoch, in order.  After Full it may be repeated; after any error, be restored."""
-        images: list[undo.PreImage] = []
         first_touched = await self._offload(self._first_touched, changes, touched)
-        for index, ranges in first_touched.items():
-            for first, end in ranges:
-                images += await self._images(index, first, end)
+        images = await self._pre_images(first_touched)
         if images:
             # A crash after this leaves records that recovery takes back for nothing: they hold what is there already.
             await self._offload(self._save, images)
         for index, ranges in first_touched.items():
             for first, end in ranges:
                 touched.of(index).add(first, end)
-        for change in changes:
-            await self._write(change, touched)
+        for wave in pieces.waves(changes, self.volumes):
+            await pieces.side_by_side(self._write(change, touched) for change in wave)
 
     def _first_touched(self, changes: Sequence[Change], touched: Touched) -> dict[int, Ranges]:
         """Blocks that these changes are the first of the epoch to write to, and not with what they already hold."""
@@ -127,14 +125,14 @@ class Target:
 
     def _differing(self, change: Change) -> Iterator[tuple[int, int]]:
         volume, leaves = self.volumes[change.volume], self.leaves[change.volume]
-        length = len(change.data) if isinstance(change, events.Written) else change.length
+        length = pieces.length(change)
         first, end = change.start // volume.block_size, -(-(change.start + length) // volume.block_size)
         if isinstance(change, events.Zeroed) or not leaves.claims.any(first, end - first):
             yield first, end
             return
-        pieces = enumerate(extent.pieces(change.start, length, volume.block_size))
+        parts = enumerate(extent.pieces(change.start, length, volume.block_size))
         yield from extent.runs(
-            start // volume.block_size for at, (start, size) in pieces if not self._holds(change, at, start, size)
+            start // volume.block_size for at, (start, size) in parts if not self._holds(change, at, start, size)
         )
 
     def _holds(self, change: events.Written, at: int, start: int, size: int) -> bool:
@@ -146,6 +144,22 @@ class Target:
             return False
         offset = start - change.start
         return digest.block(memoryview(change.data)[offset : offset + size]) == value
+
+    async def _pre_images(self, wanted: dict[int, Ranges]) -> list[undo.PreImage]:
+        """What stands in these blocks now, some read at the same time."""
+        found: list[list[undo.PreImage]] = []
+
+        async def one(index: int, first: int, end: int, place: list[undo.PreImage]) -> None:
+            place += await self._images(index, first, end)
+
+        def each() -> Iterator[Coroutine[Any, Any, None]]:
+            for index, ranges in wanted.items():
+                for first, end in ranges:
+                    found.append([])
+                    yield one(index, first, end, found[-1])
+
+        await pieces.side_by_side(each())
+        return list(itertools.chain.from_iterable(found))
 
     async def _images(self, index: int, first: int, end: int) -> list[undo.PreImage]:
         """What stands in blocks [first, end) now, holes without their bytes."""
@@ -274,8 +288,7 @@ class Target:
         if not batch[0].digest:
             await self._compare_zeros(batch[0])
             return
-        data = await device.read(start, end - start)
-        bad = await self._offload(pieces.first_bad, batch, data)
+        bad = await device.look(start, end - start, lambda data: pieces.first_bad(batch, data))
         if bad is not None:
             raise pieces.differs(bad, self.volumes[bad.volume].name)
 

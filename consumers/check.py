@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import os
 from collections.abc import AsyncIterator, Iterator, Sequence
@@ -64,9 +65,8 @@ class Check:
                 await self._offload(self._hole, part)
             else:
                 await self._device.evict(part.start, part.length)
-                data = await self._device.read(part.start, part.length)
-                finding.read += len(data)
-                await self._offload(self._data, part.start, data)
+                await self._device.look(part.start, part.length, functools.partial(self._data, part.start))
+                finding.read += part.length
             self._told(part.length)
         if there < size:
             finding.bad.add(there // finding.block_size, finding.blocks)
@@ -94,7 +94,7 @@ class Check:
             for left in range(part.length, 0, -len(_ZEROS)):
                 self._sha.update(_ZEROS[: min(left, len(_ZEROS))])
 
-    def _data(self, start: int, data: bytes) -> None:
+    def _data(self, start: int, data: memoryview) -> None:
         self._compare(start // self.finding.block_size, digest.of_pieces(start, data, self.finding.block_size))
         if self._sha is not None:
             self._sha.update(data)

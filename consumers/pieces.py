@@ -9,12 +9,16 @@ from dataclasses import dataclass
 from typing import Any
 
 from engine import digest, errors
+from schemas import events
 from schemas.extent import Ranges
+from schemas.identity import Volume
+
+Change = events.Written | events.Zeroed
 
 READ = 4 << 20
 """Bytes read at once for pre-images and read-back."""
-AHEAD = 2
-"""Reads from the medium that are under way while another one is hashed."""
+AHEAD = 3
+"""What is under way at any time beside one more: threads and the medium have something to do, memory stays bounded."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,6 +45,37 @@ async def side_by_side(work: Iterable[Coroutine[Any, Any, None]]) -> None:
         for task in running:
             task.cancel()
         await asyncio.gather(*running, return_exceptions=True)
+
+
+def waves(changes: Sequence[Change], volumes: Sequence[Volume]) -> Iterator[list[Change]]:
+    """Changes that may be written at the same time: of whole blocks, and of none that another one of them writes."""
+    wave: list[Change] = []
+    taken: dict[int, Ranges] = {}
+    for change in changes:
+        volume, end = volumes[change.volume], change.start + length(change)
+        whole = change.start % volume.block_size == 0 and (end % volume.block_size == 0 or end == volume.size)
+        ranges = taken.setdefault(change.volume, Ranges())
+        if wave and (not whole or not alone(ranges, change.start, end)):
+            yield wave
+            wave, taken = [], {}
+            ranges = taken.setdefault(change.volume, Ranges())
+        wave.append(change)
+        ranges.add(change.start, end)
+        if not whole:
+            yield wave
+            wave, taken = [], {}
+    if wave:
+        yield wave
+
+
+def alone(ranges: Ranges, start: int, end: int) -> bool:
+    """Whether [start, end) touches none of `ranges`."""
+    return list(ranges.missing(start, end)) == [(start, end)]
+
+
+def length(change: Change) -> int:
+    """Bytes that it changes."""
+    return len(change.data) if isinstance(change, events.Written) else change.length
 
 
 def uncovered(piece: Piece, covered: Ranges) -> Iterable[Piece]:
@@ -71,12 +106,11 @@ def batches(pieces: Sequence[Piece]) -> Iterator[list[Piece]]:
         yield batch
 
 
-def first_bad(batch: Sequence[Piece], data: bytes) -> Piece | None:
+def first_bad(batch: Sequence[Piece], data: memoryview) -> Piece | None:
     """The first piece of a batch that `data`, read from where it begins, does not hold."""
-    view = memoryview(data)
     for piece in batch:
         at = piece.start - batch[0].start
-        if digest.block(view[at : at + piece.length]) != piece.digest:
+        if digest.block(data[at : at + piece.length]) != piece.digest:
             return piece
     return None
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import secrets
 from collections.abc import Callable, Sequence
@@ -176,26 +177,24 @@ async def read_digests(
                 if part.zero:
                     told(part.length)
                 else:
-                    total += await _read_part(leaves, device, part, offload, told)
+                    total += await _read_part(leaves, device, part, told)
         await offload(_claim_rest, leaves)
     return total
 
 
-async def _read_part(
-    leaves: Leaves, device: ports.BlockDevice, part: Extent, offload: ports.Offload, told: Told
-) -> int:
+async def _read_part(leaves: Leaves, device: ports.BlockDevice, part: Extent, told: Told) -> int:
     """The blocks that a part touches, whole."""
     size, whole = leaves.volume.block_size, leaves.volume.size
     low, high = part.start // size * size, min(-(-part.end // size) * size, whole)
     step = max(_READ // size, 1) * size
     for at in range(low, high, step):
-        data = await device.read(at, min(step, high - at))
-        await offload(_digest, leaves, at, data)
-        told(len(data))
+        length = min(step, high - at)
+        await device.look(at, length, functools.partial(_digest, leaves, at))
+        told(length)
     return high - low
 
 
-def _digest(leaves: Leaves, start: int, data: bytes) -> None:
+def _digest(leaves: Leaves, start: int, data: memoryview) -> None:
     size = leaves.volume.block_size
     leaves.write(start // size, digest.of_pieces(start, data, size))
 

@@ -74,8 +74,8 @@ class Bus(Protocol):
 class BlockDevice(Protocol):
     """Bytes that can be read, written, zeroed and flushed: a raw file, a block device, an NBD export, memory.
 
-    Coordinates are bytes.  Nothing is aligned unless the caller aligns it.  Several reads may run at once; a write may
-    run beside reads of other ranges.  Raises DeviceFailed (with errno), Full (ENOSPC), NotFound when it vanished.
+    Coordinates are bytes.  Nothing is aligned unless the caller aligns it.  Reads, and writes of ranges that do not
+    overlap, may run at the same time.  Raises DeviceFailed (with errno), Full (ENOSPC), NotFound when it vanished.
     """
 
     @property
@@ -88,6 +88,9 @@ class BlockDevice(Protocol):
 
     async def read(self, start: int, length: int) -> bytes:
         """Exactly `length` bytes; a short medium is DeviceFailed, never a short answer."""
+
+    async def look(self, start: int, length: int, at: Callable[[memoryview], T]) -> T:
+        """`at` of the bytes, off the loop where reading is.  They are there during the call only: copy what stays."""
 
     async def write(self, start: int, data: bytes) -> None:
         """Not durable before `flush`.  After an error any mixture of old and new bytes may be there."""

@@ -6,9 +6,10 @@ import asyncio
 import os
 import stat
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
 from engine import linux, ports
 from engine.device.raw import RawDevice
@@ -20,6 +21,7 @@ _CLOCK_STEP = 0.02
 _CLOCK_WAITS = 25
 
 Seen = tuple[int, ...]
+T = TypeVar("T")
 
 
 @dataclass(slots=True)
@@ -50,9 +52,17 @@ class Watched:
 
     async def read(self, start: int, length: int) -> bytes:
         data = await self._device.read(start, length)
+        self._tell(start, length)
+        return data
+
+    async def look(self, start: int, length: int, at: Callable[[memoryview], T]) -> T:
+        found = await self._device.look(start, length, at)
+        self._tell(start, length)
+        return found
+
+    def _tell(self, start: int, length: int) -> None:
         self._told.read += length
         self._told.at, self._told.size = start + length, self._device.size
-        return data
 
     async def extents(self, start: int, length: int) -> Sequence[Extent]:
         return await self._device.extents(start, length)

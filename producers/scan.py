@@ -28,7 +28,7 @@ class Blocks:
 
     volume: int
     first: int
-    data: bytes | memoryview
+    data: bytes
     prints: bytes
     digests: bytes
 
@@ -44,6 +44,8 @@ class Zeros:
 
 Found = Blocks | Zeros
 _Job = Callable[[], Awaitable[list[Found]]]
+_OfData = Callable[[int, memoryview], list[Found]]
+_OfZeros = Callable[[int, int], list[Found]]
 
 
 class Scan:
@@ -77,8 +79,8 @@ class Scan:
     async def _walk(
         self,
         wanted: Ranges,
-        data: Callable[[int, bytes], list[Found]],
-        zeros: Callable[[int, int], list[Found]],
+        data: _OfData,
+        zeros: _OfZeros,
     ) -> AsyncIterator[Found]:
         """Windows of `wanted` in order, `_AHEAD` of them under way at any time."""
         size = self._map.volume.block_size
@@ -102,7 +104,11 @@ class Scan:
             await asyncio.gather(*waiting, return_exceptions=True)
 
     async def _jobs(
-        self, low: int, high: int, data: Callable[[int, bytes], list[Found]], zeros: Callable[[int, int], list[Found]]
+        self,
+        low: int,
+        high: int,
+        data: _OfData,
+        zeros: _OfZeros,
     ) -> AsyncIterator[_Job]:
         size = self._map.volume.block_size
         holes = Ranges()
@@ -118,28 +124,27 @@ class Scan:
             for at in range(start, end, step):
                 yield self._read_job(data, at, min(step, end - at))
 
-    def _job(self, work: Callable[[int, int], list[Found]], first: int, count: int) -> _Job:
+    def _job(self, work: _OfZeros, first: int, count: int) -> _Job:
         async def run() -> list[Found]:
             result: list[Found] = await self._offload(work, first, count)
             return result
 
         return run
 
-    def _read_job(self, work: Callable[[int, bytes], list[Found]], start: int, length: int) -> _Job:
+    def _read_job(self, work: _OfData, start: int, length: int) -> _Job:
         async def run() -> list[Found]:
-            data = await self._device.read(start, length)
-            result: list[Found] = await self._offload(work, start // self._map.volume.block_size, data)
-            return result
+            first = start // self._map.volume.block_size
+            return await self._device.look(start, length, lambda data: work(first, data))
 
         return run
 
-    def _prints(self, data: bytes) -> list[bytes]:
+    def _prints(self, data: memoryview) -> list[bytes]:
         """The print of each block, 16 zero bytes for one of zeros."""
-        size, view = self._map.volume.block_size, memoryview(data)
+        size = self._map.volume.block_size
         zero = digest.fingerprint(bytes(size), self._seed)
         prints = []
         for at in range(0, len(data), size):
-            part = view[at : at + size]
+            part = data[at : at + size]
             value = digest.fingerprint(part, self._seed)
             # The secret keeps a guest from forging a print of zeros; the comparison keeps luck from it.
             is_zero = value == zero and bytes(part).count(0) == size
@@ -148,7 +153,7 @@ class Scan:
             prints.append(ZERO_PRINT if is_zero else value)
         return prints
 
-    def _differing(self, first: int, data: bytes) -> list[Found]:
+    def _differing(self, first: int, data: memoryview) -> list[Found]:
         prints = self._prints(data)
         stored, known = self._map.prints(first, len(prints)), self._map.known
         joined = b"".join(prints)
@@ -159,17 +164,17 @@ class Scan:
         ]
         return self._found(first, data, prints, differ)
 
-    def _all(self, first: int, data: bytes) -> list[Found]:
+    def _all(self, first: int, data: memoryview) -> list[Found]:
         prints = self._prints(data)
         return self._found(first, data, prints, list(range(len(prints))))
 
-    def _found(self, first: int, data: bytes, prints: list[bytes], chosen: list[int]) -> list[Found]:
+    def _found(self, first: int, data: memoryview, prints: list[bytes], chosen: list[int]) -> list[Found]:
         size = self._map.volume.block_size
         found: list[Found] = []
         for low, high in extent.runs(at for at in chosen if prints[at] == ZERO_PRINT):
             found.append(Zeros(self._index, first + low, high - low))
         for low, high in extent.runs(at for at in chosen if prints[at] != ZERO_PRINT):
-            part = memoryview(data)[low * size : high * size]
+            part = bytes(data[low * size : high * size])
             digests = digest.of_pieces(0, part, size)
             found.append(Blocks(self._index, first + low, part, b"".join(prints[low:high]), digests))
         return found

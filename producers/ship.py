@@ -299,7 +299,7 @@ class Shipper:
         if isinstance(piece, Blocks):
             part.blocks.append(StagedBlocks(piece.volume, piece.first, piece.prints, piece.digests))
             part.size += len(piece.data)
-            change = events.Written(piece.volume, start, piece.digests, bytes(piece.data))
+            change = events.Written(piece.volume, start, piece.digests, piece.data)
         else:
             part.zeros.append(StagedZeros(piece.volume, piece.first, piece.count))
             change = events.Zeroed(piece.volume, start, min(piece.count * volume.block_size, volume.size - start))

@@ -125,6 +125,16 @@ def pread(fd: int, start: int, length: int) -> bytes:
     return b"".join(parts)
 
 
+def pread_into(fd: int, start: int, view: memoryview) -> None:
+    """Fill `view`.  Raises Short, OSError."""
+    done = 0
+    while done < len(view):
+        got = os.preadv(fd, [view[done:]], start + done)
+        if not got:
+            raise Short(start + done)
+        done += got
+
+
 def zero_file(fd: int, start: int, length: int, keep: bool) -> None:
     """Punch a hole, or with `keep` zero in place; write zeros where the file system has neither.  Raises OSError."""
     mode = linux.ZERO_RANGE if keep else linux.PUNCH_HOLE

@@ -1,4 +1,4 @@
-"""Whole blocks of a target past the page cache (O_DIRECT).
+"""Whole blocks of a target past the page cache (O_DIRECT), and the memory for it.
 
 What is read was on the medium, what is written is not held twice, and no page is allocated for it: a baseline then
 takes half of the processor's time.  What begins or ends inside a block goes through the cache; the kernel keeps both
@@ -7,23 +7,42 @@ ways coherent within one host.
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import mmap
 import os
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 from engine.device.blocking import ALIGNED, Short
 
-PIECE = 1 << 20
-"""Bytes that go through one of our buffers: O_DIRECT wants memory at a page's begin."""
+PIECE = 4 << 20
+"""Bytes that go through one buffer at once."""
+
+
+class Buffers:
+    """Memory at a page's begin, as O_DIRECT wants it, for threads in turn: fresh pages would cost more than reading."""
+
+    def __init__(self) -> None:
+        self._free: deque[mmap.mmap] = deque()
+
+    @contextlib.contextmanager
+    def lend(self, size: int) -> Iterator[memoryview]:
+        """`size` bytes, of any content.  Nothing may hold on to them."""
+        buffer = self._free.pop() if self._free else mmap.mmap(-1, max(size, PIECE))
+        if len(buffer) < size:
+            buffer = mmap.mmap(-1, size)
+        try:
+            with memoryview(buffer)[:size] as view:
+                yield view
+        finally:
+            self._free.append(buffer)
 
 
 class Direct:
     """Another descriptor on the open file `fd`.  Threads may share it; its owner closes it when none of them does."""
 
     def __init__(self, fd: int) -> None:
-        self._buffers: deque[mmap.mmap] = deque()
         self._fd, self._refused = -1, False
         try:
             self._fd = os.open(f"/proc/self/fd/{fd}", os.O_RDWR | os.O_CLOEXEC | os.O_DIRECT)
@@ -36,59 +55,44 @@ class Direct:
         """How many bytes from `start` on can go this way."""
         return length // ALIGNED * ALIGNED if self._fd >= 0 and not self._refused and start % ALIGNED == 0 else 0
 
-    def read(self, start: int, length: int) -> bytes | None:
-        """Exactly `length` bytes, as `whole` gave them; None when this medium wants larger blocks, from now on.
+    def read(self, start: int, into: memoryview) -> bool:
+        """Fill `into`, lent memory of a length that `whole` gave.  False when this medium wants larger blocks: from now
+        on nothing goes this way.  Raises Short, OSError."""
 
-        Raises Short, OSError.
-        """
-        parts: list[bytes] = []
-
-        def one(buffer: mmap.mmap, at: int, size: int) -> int:
-            with memoryview(buffer)[:size] as view:
-                got = os.preadv(self._fd, [view], at)
-                if not got:
-                    raise Short(at)
-                parts.append(bytes(view[:got]))
+        def one(done: int) -> int:
+            got = os.preadv(self._fd, [into[done:]], start + done)
+            if not got:
+                raise Short(start + done)
             return got
 
-        return b"".join(parts) if self._each(one, start, length) else None
+        return self._each(one, len(into))
 
     def write(self, start: int, data: memoryview) -> bool:
-        """Write all of `data`, of a length that `whole` gave; False when this medium wants larger blocks: then any
-        part of it may have been written.  Raises OSError."""
+        """Write all of `data`, lent memory of a length that `whole` gave.  False as in `read`: then any part of it may
+        have been written.  Raises OSError."""
 
-        def one(buffer: mmap.mmap, at: int, size: int) -> int:
-            buffer[:size] = data[at - start : at - start + size]
-            with memoryview(buffer)[:size] as view:
-                done = os.pwrite(self._fd, view, at)
-            if not done:
+        def one(done: int) -> int:
+            took = os.pwrite(self._fd, data[done:], start + done)
+            if not took:
                 raise OSError(errno.EIO, "a write took no bytes and gave no reason")
-            return done
+            return took
 
-        return self._each(one, start, len(data))
+        return self._each(one, len(data))
 
-    def _each(self, one: Callable[[mmap.mmap, int, int], int], start: int, length: int) -> bool:
-        """`one(buffer, at, size)` piece by piece, each from where the last one ended."""
-        at, end = start, start + length
+    def _each(self, one: Callable[[int], int], length: int) -> bool:
+        """`one(done)` from where the last one ended, until `length` bytes are done."""
+        done = 0
         try:
-            buffer = self._buffers.pop()
-        except IndexError:
-            buffer = mmap.mmap(-1, PIECE)
-        try:
-            while at < end:
-                at += one(buffer, at, min(PIECE, end - at))
+            while done < length:
+                done += one(done)
         except OSError as why:
             if why.errno != errno.EINVAL:
                 raise
             self._refused = True
-            return False
-        finally:
-            self._buffers.append(buffer)
-        return True
+        return not self._refused
 
     def close(self) -> None:
         """Repeatable."""
         fd, self._fd = self._fd, -1
         if fd >= 0:
             os.close(fd)
-        self._buffers.clear()

@@ -186,17 +186,17 @@ async def open_image(
     if isinstance(place, Remote):
         if (format or RAW) != RAW or secret_file or create_size is not None:
             raise errors.Usage(f"{spec}: what a server exports is raw; format, secret and creation are its business")
-        return await NbdDevice.connect(place.place, place.export, writable, spec)
+        return await NbdDevice.connect(place.place, place.export, writable, spec, offload)
     kind = format or await offload(_kind, place, create_size is not None)
     if kind == RAW:
         if secret_file:
             raise errors.Usage(f"{place}: a raw image has no secret; name its format, such as luks")
         return await RawDevice.open(place, writable, create_size, offload, lock=not force_share)
     if create_size is None:
-        return await NbdDevice.serve(await offload(_served, place, kind, writable, secret_file, force_share))
+        return await NbdDevice.serve(await offload(_served, place, kind, writable, secret_file, force_share), offload)
     await offload(_create, place, kind, create_size, secret_file)
     try:
-        return await NbdDevice.serve(await offload(_served, place, kind, True, secret_file, False))
+        return await NbdDevice.serve(await offload(_served, place, kind, True, secret_file, False), offload)
     except errors.FerryError:
         await offload(os.unlink, place)
         raise

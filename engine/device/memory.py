@@ -7,10 +7,13 @@ unflushed write is there, is not, or is torn at a sector, as a `random.Random` s
 from __future__ import annotations
 
 import random
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import TypeVar
 
 from engine import errors
 from schemas.extent import Extent
+
+T = TypeVar("T")
 
 
 class MemoryDevice:
@@ -35,6 +38,9 @@ class MemoryDevice:
         if start + length > len(self._cache):
             raise errors.DeviceFailed(f"read of {start}..{start + length} on a device of {len(self._cache)} bytes")
         return bytes(self._cache[start : start + length])
+
+    async def look(self, start: int, length: int, at: Callable[[memoryview], T]) -> T:
+        return at(memoryview(await self.read(start, length)))
 
     async def write(self, start: int, data: bytes) -> None:
         if start + len(data) > len(self._cache):

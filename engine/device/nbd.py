@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import errno
-from collections.abc import Awaitable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from typing import TypeVar
 
 from engine import errors
 from engine.nbd import client, constants, qemu
 from engine.nbd.constants import RequestError, Transmission
+from engine.ports import Offload
 from schemas.extent import Extent
 
 T = TypeVar("T")
@@ -20,27 +21,33 @@ ZEROS = 1 << 20
 
 class NbdDevice:
     """Made by `connect` or `serve`.  What is not a multiple of the export's smallest block is read whole, changed and
-    written back: one task at a time writes, as BlockDevice says.  A lost connection is final."""
+    written back, one such write at a time.  A lost connection is final."""
 
-    def __init__(self, connection: client.Client, writable: bool, server: qemu.Server | None = None) -> None:
+    def __init__(
+        self, connection: client.Client, writable: bool, server: qemu.Server | None = None,
+        offload: Offload = asyncio.to_thread,
+    ) -> None:  # fmt: skip
         self.path = connection.name
         self._client, self._writable, self._server = connection, writable, server
-        self._lost = ""
+        self._lost, self._offload = "", offload
+        self._one_edge = asyncio.Lock()
 
     @classmethod
-    async def connect(cls, place: client.Place, export: str, writable: bool, name: str = "") -> NbdDevice:
+    async def connect(
+        cls, place: client.Place, export: str, writable: bool, name: str = "", offload: Offload = asyncio.to_thread
+    ) -> NbdDevice:
         """An export of a server that runs already.  Raises NotFound, Usage (also: read-only), Transient."""
         connection = await client.Client.connect(place, export, name=name)
         if writable and connection.export.flags & Transmission.READ_ONLY:
             await connection.close()
             raise errors.Usage(f"{connection.name}: the export is read-only; let the server export it to write")
-        return cls(connection, writable)
+        return cls(connection, writable, None, offload)
 
     @classmethod
-    async def serve(cls, image: qemu.Image) -> NbdDevice:
+    async def serve(cls, image: qemu.Image, offload: Offload = asyncio.to_thread) -> NbdDevice:
         """`image` through a qemu-nbd that lives as long as the device.  Raises as qemu.serve."""
         server, connection = await qemu.serve(image)
-        return cls(connection, image.writable, server)
+        return cls(connection, image.writable, server, offload)
 
     @property
     def size(self) -> int:
@@ -63,14 +70,20 @@ class NbdDevice:
         data = await self._named(self._client.read(first, past - first))
         return data if (first, past) == (start, start + length) else data[start - first : start - first + length]
 
+    async def look(self, start: int, length: int, at: Callable[[memoryview], T]) -> T:
+        """As BlockDevice.look."""
+        found: T = await self._offload(at, memoryview(await self.read(start, length)))
+        return found
+
     async def write(self, start: int, data: bytes) -> None:
         """Not durable before `flush`.  Raises Full, DeviceFailed; then any mixture of old and new may be there."""
         self._changes("write", start, len(data))
         first, past = self._widened(start, len(data))
         if (first, past) != (start, start + len(data)):
-            whole = await self._named(self._client.read(first, past - first))
-            before, behind = whole[: start - first], whole[start - first + len(data) :]
-            await self._named(self._client.write(first, b"".join((before, data, behind))))
+            async with self._one_edge:
+                whole = await self._named(self._client.read(first, past - first))
+                before, behind = whole[: start - first], whole[start - first + len(data) :]
+                await self._named(self._client.write(first, b"".join((before, data, behind))))
         elif data:
             await self._named(self._client.write(start, data))
 

@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 
 from engine import errors, linux
 from engine.device import blocking
-from engine.device.direct import Direct
+from engine.device.direct import PIECE, Buffers, Direct
 from engine.device.locks import ImageLock
 from engine.ports import Offload
 from schemas.extent import Extent
@@ -30,7 +30,7 @@ class RawDevice:
         direct: Direct | None,
     ) -> None:  # fmt: skip
         self.path, self._fixed, self._lock, self._offload, self._direct = path, fixed, lock, offload, direct
-        self._descriptor = blocking.Descriptor(fd, path)
+        self._descriptor, self._buffers = blocking.Descriptor(fd, path), Buffers()
         self._size = blocking.measure(fd)
         self._lost = ""
         self._resized = self._created = created
@@ -91,6 +91,10 @@ class RawDevice:
         """Exactly `length` bytes.  Raises DeviceFailed, also when the file was cut short under us."""
         return await self._run(f"read {length:,} bytes at {start:,}", self._read, start, length)
 
+    async def look(self, start: int, length: int, at: Callable[[memoryview], T]) -> T:
+        """As BlockDevice.look: one hop, and no memory that was never used before."""
+        return await self._run(f"read {length:,} bytes at {start:,}", self._look, start, length, at)
+
     async def write(self, start: int, data: bytes) -> None:
         """Not durable before `flush`.  Raises Full, DeviceFailed; then any mixture of old and new may be there."""
         doing = f"write {len(data):,} bytes at {start:,}"
@@ -123,6 +127,8 @@ class RawDevice:
         What this cannot do: pages that another program has mapped or locked stay; tmpfs has no medium; the cache of a
         drive, of a RAID controller or of a file server is not ours to drop.
         """
+        if self._direct is not None and self._direct.whole(start, length) == length:
+            return  # it is never in there
         await self._run(f"evict {length:,} bytes at {start:,}", blocking.evict, start, length)
 
     async def resize(self, size: int) -> None:
@@ -156,16 +162,25 @@ class RawDevice:
             self._direct.close()
 
     def _read(self, fd: int, start: int, length: int) -> bytes:
-        whole = self._direct.whole(start, length) if self._direct else 0
-        data = self._direct.read(start, whole) if self._direct and whole else b""
-        if data is None or not whole:
+        if not (self._direct and self._direct.whole(start, length)):
             return blocking.pread(fd, start, length)
-        return data if whole == length else data + blocking.pread(fd, start + whole, length - whole)
+        return self._look(fd, start, length, bytes)
+
+    def _look(self, fd: int, start: int, length: int, at: Callable[[memoryview], T]) -> T:
+        with self._buffers.lend(length) as view:
+            whole = self._direct.whole(start, length) if self._direct else 0
+            if not (self._direct and whole and self._direct.read(start, view[:whole])):
+                whole = 0
+            blocking.pread_into(fd, start + whole, view[whole:])
+            return at(view)
 
     def _write(self, fd: int, start: int, data: bytes) -> None:
-        whole = self._direct.whole(start, len(data)) if self._direct else 0
         view = memoryview(data)
-        if self._direct and whole and self._direct.write(start, view[:whole]):
+        while self._direct and (whole := min(self._direct.whole(start, len(view)), PIECE)):
+            with self._buffers.lend(whole) as lent:
+                lent[:] = view[:whole]
+                if not self._direct.write(start, lent):
+                    break
             start, view = start + whole, view[whole:]
         linux.pwrite_all(fd, start, view)
 

@@ -90,6 +90,18 @@ async def test_what_was_written_is_read_at_any_alignment(device: BlockDevice) ->
     assert await device.read(7, 0) == b""
 
 
+@pytest.mark.parametrize(("start", "length"), [(0, 8192), (4096, 5000), (7, 4096), (100, 1), (SIZE - 5000, 5000)])
+async def test_a_look_sees_what_a_read_gives(device: BlockDevice, start: int, length: int) -> None:
+    content = random.Random(3).randbytes(SIZE)
+    await device.write(0, content)
+    wanted = content[start : start + length]
+    assert await device.look(start, length, bytes) == await device.read(start, length) == wanted
+    assert await device.look(start, length, len) == length
+    with pytest.raises(ZeroDivisionError):
+        await device.look(start, length, lambda _: 1 // 0)
+    assert await device.look(start, length, bytes) == wanted
+
+
 async def test_an_answer_is_bytes_of_its_own(device: BlockDevice) -> None:
     await device.write(0, b"one")
     first = await device.read(0, 3)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import random
 from collections.abc import Callable, Sequence
+from typing import TypeVar
 
 from engine import errors
 from engine.device.memory import MemoryDevice
@@ -13,6 +14,7 @@ from engine.store.replicas import KeptEpoch, MemoryReplicaStore, Outgoing, State
 from engine.store.sources import MemorySourceStore, SourceState
 from schemas.extent import Extent
 
+T = TypeVar("T")
 _YIELDS = 0.15
 """How often others run between two steps."""
 
@@ -107,6 +109,9 @@ class SimDevice:
     async def read(self, start: int, length: int) -> bytes:
         await self._process.pause()
         return await self._device.read(start, length)
+
+    async def look(self, start: int, length: int, at: Callable[[memoryview], T]) -> T:
+        return at(memoryview(await self.read(start, length)))
 
     async def write(self, start: int, data: bytes) -> None:
         await self._process.pause()
