@@ -9,16 +9,17 @@ import asyncio
 import logging
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 from engine import epoch, errors, ports
 from engine.store.blockmap import BlockMap
 from engine.store.sources import SourceState, SourceStore
-from engine.store.stage import Stage, Staged, StagedBlocks, StagedZeros
-from producers import handshake, scan
+from engine.store.stage import Stage, Staged
+from producers import handshake, parts, scan
 from producers.ear import Ear, Restart
 from producers.ledger import Ledger, MapMaker
 from producers.pace import Limiter, Peer
+from producers.parts import Part
 from producers.post import NAP, Post, Settings
 from producers.scan import Blocks, Found, Scan
 from producers.source import Source
@@ -28,21 +29,6 @@ from schemas.identity import GENESIS, Address, Attempt, Chain, Cut, Volume
 log = logging.getLogger("vmferry.ship")
 _TRIES = 30
 """Starts in a row without getting through before the stream gives up and says why."""
-_SHARE, _LEAST = 128, 512 << 10
-"""A part is at most this share of the source's data, so that a killed baseline sends less than 1 % of it twice; yet
-not less than so many bytes: each costs some 5 ms, and 128 of them half a second."""
-
-
-@dataclass(slots=True)
-class _Part:
-    """The epoch that is being written."""
-
-    writer: epoch.Writer
-    blocks: list[StagedBlocks]
-    zeros: list[StagedZeros]
-    size: int = 0
-    sure: int = 0
-    "Unsure blocks that travel in it."
 
 
 class Shipper:
@@ -73,7 +59,7 @@ class Shipper:
         self.ear = Ear(self.state.stream, self.state.label, answers)
         self.post = Post(self.state.stream, topic, self.ear, self.settings, self.limiter, offload)
         self._log, self._offload = topic, offload
-        self._part: _Part | None = None
+        self._part: Part | None = None
         self._commit: asyncio.Task[None] | None = None
         self._volumes: tuple[Volume, ...] = ()
         self._sealed = 0
@@ -103,8 +89,7 @@ class Shipper:
 
     def bound(self, total: int) -> None:
         """Let parts be small beside `total`, the bytes of data at the source; few bytes may well travel twice."""
-        part = self.settings.part
-        self._part_size = min(part, max(total // _SHARE, _LEAST)) if total > 4 * part else part
+        self._part_size = parts.bound(total, self.settings.part)
 
     # -- start ---------------------------------------------------------------------------------------------------
 
@@ -284,33 +269,23 @@ class Shipper:
         `cut` is the consistency of an epoch that ends in the middle; None asks the source.
         """
         known = self.map.volumes[found.volume]
-        for piece in scan.pieces(found, known.volume.block_size, min(max(self._part_size, _LEAST), wire.MAX_PAYLOAD)):
+        for piece in scan.pieces(
+            found, known.volume.block_size, min(max(self._part_size, parts.LEAST), wire.MAX_PAYLOAD)
+        ):
             part = self._part or await self._open()
             count = len(piece.prints) // 16 if isinstance(piece, Blocks) else piece.count
             part.sure += sum(end - start for start, end in known.unsure.set_runs(piece.first, count))
-            await self._put(part, piece, known.volume)
+            change = part.put(piece, known.volume)
+            await self.post.add(part.writer.change(change), change)
             if part.size >= self._part_size:
                 await self._seal(cut)
 
-    async def _put(self, part: _Part, piece: Found, volume: Volume) -> None:
-        """One event."""
-        start = piece.first * volume.block_size
-        change: events.Written | events.Zeroed
-        if isinstance(piece, Blocks):
-            part.blocks.append(StagedBlocks(piece.volume, piece.first, piece.prints, piece.digests))
-            part.size += len(piece.data)
-            change = events.Written(piece.volume, start, piece.digests, piece.data)
-        else:
-            part.zeros.append(StagedZeros(piece.volume, piece.first, piece.count))
-            change = events.Zeroed(piece.volume, start, min(piece.count * volume.block_size, volume.size - start))
-        await self.post.add(part.writer.change(change), change)
-
-    async def _open(self) -> _Part:
+    async def _open(self) -> Part:
         await self.hear(0)
         self.ear.check()
         number = self.ledger.number()
         writer = epoch.Writer(self.state.generation, self.state.attempt, number, self._volumes, self._fits)
-        self._part = _Part(writer, [], [])
+        self._part = Part(writer)
         await self.post.add(writer.next_address(), writer.opened)
         return self._part
 

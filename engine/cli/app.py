@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.metadata
 from typing import Annotated
 
 import typer
@@ -18,8 +19,18 @@ app = typer.Typer(
 )  # fmt: skip
 
 
+def _version(asked: bool) -> None:
+    if asked:
+        typer.echo(f"vmferry {importlib.metadata.version('vmferry')}")
+        raise typer.Exit
+
+
 @app.callback()
-def _root() -> None:
+def _root(
+    version: Annotated[
+        bool, typer.Option("--version", is_eager=True, callback=_version, help="Say which it is.")
+    ] = False,
+) -> None:
     """Replicates KVM virtual machine disks between sites as a provable event log."""
 
 

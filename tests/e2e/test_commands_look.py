@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -209,6 +210,10 @@ def test_several_streams_of_one_label_are_listed(ferry: Ferry, source: Path, tar
     assert "'disk' names 2 streams" in found.err
     assert one in found.err
     assert two in found.err
+
+
+def test_it_says_which_version_it_is(ferry: Ferry) -> None:
+    assert re.fullmatch(r"vmferry \d+\.\d+\.\d+\S*\n", ferry.run("--version").out)
 
 
 def test_epochs_are_listed_newest_last(ferry: Ferry, source: Path, target: Path) -> None:
