@@ -8,17 +8,17 @@ caller (consumers/replay.py) decides that an epoch is settled.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Coroutine, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
 from consumers import pieces
 from consumers.pieces import Change, Piece
+from consumers.preimages import PreImages
 from engine import digest, errors, ports
 from engine.store import undo
 from engine.store.leaves import Leaves
 from schemas import events, extent
-from schemas.extent import Extent, Ranges
+from schemas.extent import Ranges
 from schemas.identity import Volume
 
 MakeLeaves = Callable[[int, Volume], Leaves]
@@ -90,7 +90,7 @@ class Target:
         old = self.volumes[index]
         first = min(old.size, volume.size) // old.block_size
         if old.size != volume.size and first < old.blocks:
-            await self._offload(self._save, await self._images(index, first, old.blocks))
+            await self._offload(self._save, await self._before(index).long(first, old.blocks))
             touched.of(index).add(first, old.blocks)
 
     def _resize_leaves(self, volumes: Sequence[Volume]) -> None:
@@ -110,7 +110,8 @@ class Target:
             for first, end in ranges:
                 touched.of(index).add(first, end)
         for wave in pieces.waves(changes, self.volumes):
-            await pieces.side_by_side(self._write(change, touched) for change in wave)
+            together = pieces.groups(wave, pieces.length, lambda one: (type(one), one.volume))
+            await pieces.side_by_side(self._write(group, touched) for group in together)
 
     def _first_touched(self, changes: Sequence[Change], touched: Touched) -> dict[int, Ranges]:
         """Blocks that these changes are the first of the epoch to write to, and not with what they already hold."""
@@ -146,64 +147,33 @@ class Target:
         return digest.block(memoryview(change.data)[offset : offset + size]) == value
 
     async def _pre_images(self, wanted: dict[int, Ranges]) -> list[undo.PreImage]:
-        """What stands in these blocks now, some read at the same time."""
         found: list[list[undo.PreImage]] = []
-
-        async def one(index: int, first: int, end: int, place: list[undo.PreImage]) -> None:
-            place += await self._images(index, first, end)
-
-        def each() -> Iterator[Coroutine[Any, Any, None]]:
-            for index, ranges in wanted.items():
-                for first, end in ranges:
-                    found.append([])
-                    yield one(index, first, end, found[-1])
-
-        await pieces.side_by_side(each())
+        work = (self._before(index).all_of(runs, found) for index, runs in wanted.items())
+        await pieces.side_by_side(itertools.chain.from_iterable(work))
         return list(itertools.chain.from_iterable(found))
 
-    async def _images(self, index: int, first: int, end: int) -> list[undo.PreImage]:
-        """What stands in blocks [first, end) now, holes without their bytes."""
-        volume, leaves = self.volumes[index], self.leaves[index]
-        images: list[undo.PreImage] = []
-        stop = min(end * volume.block_size, volume.size)
-        for part in await self._aligned(index, first * volume.block_size, stop):
-            block, count = part.start // volume.block_size, -(-part.length // volume.block_size)
-            data = b"" if part.zero else await self.devices[index].read(part.start, part.length)
-            for start, until, claimed in leaves.claims.runs(block, count):
-                low, high = ((at - block) * volume.block_size for at in (start, until))
-                digests = leaves.read(start, until - start) if data else b""
-                images.append(undo.PreImage(index, start, until - start, claimed, digests, data[low:high]))
-        return images
-
-    async def _aligned(self, index: int, start: int, stop: int) -> list[Extent]:
-        """[start, stop) as whole blocks of zeros and of data, data in pieces of a bounded size."""
-        size = self.volumes[index].block_size
-        parts: list[Extent] = []
-        holes = Ranges()
-        for found in await self.devices[index].extents(start, stop - start):
-            if found.zero:
-                end = found.end if found.end >= stop else found.end // size * size
-                holes.add(-(-found.start // size) * size, end)
-        for low, high in holes:
-            parts.append(Extent(low, high - low, True))
-        for low, high in holes.missing(start, stop):
-            step = max(pieces.READ // size, 1) * size
-            parts += [Extent(at, min(step, high - at)) for at in range(low, high, step)]
-        return sorted(parts, key=lambda part: part.start)
+    def _before(self, index: int) -> PreImages:
+        return PreImages(index, self.devices[index], self.leaves[index])
 
     def _save(self, images: Sequence[undo.PreImage]) -> None:
         self.undo.append(images)
         self.undo.sync()
 
-    async def _write(self, change: Change, touched: Touched) -> None:
-        device, leaves = self.devices[change.volume], self.leaves[change.volume]
-        size = self.volumes[change.volume].block_size
-        if isinstance(change, events.Zeroed):
-            await self._zero(change, touched)
-            self._zeroed(leaves, change)
-            touched.pieces.append(Piece(change.volume, change.start, change.length))
-            return
-        await device.write(change.start, change.data)
+    async def _write(self, changes: Sequence[Change], touched: Touched) -> None:
+        """Changes of one kind to one volume."""
+        written = [change for change in changes if isinstance(change, events.Written)]
+        if written:
+            await self.devices[written[0].volume].scatter([(change.start, change.data) for change in written])
+        for change in changes:
+            if isinstance(change, events.Written):
+                self._written(change, touched)
+            else:
+                await self._zero(change, touched)
+                self._zeroed(self.leaves[change.volume], change)
+                touched.pieces.append(Piece(change.volume, change.start, change.length))
+
+    def _written(self, change: events.Written, touched: Touched) -> None:
+        leaves, size = self.leaves[change.volume], self.volumes[change.volume].block_size
         touched.kept.setdefault(change.volume, Ranges()).remove(change.start, change.start + len(change.data))
         touched.size += len(change.data)
         for at, (start, length) in enumerate(extent.pieces(change.start, len(change.data), size)):
@@ -278,19 +248,25 @@ class Target:
                 wanted += pieces.uncovered(piece, covered.setdefault(piece.volume, Ranges()))
         wanted = [piece for piece in wanted if piece.start + piece.length <= self.volumes[piece.volume].size]
         batches = pieces.batches(sorted(wanted, key=lambda piece: (piece.volume, piece.start)))
-        await pieces.side_by_side(self._compare(batch) for batch in batches)
+        together = pieces.groups(
+            batches, lambda batch: pieces.span(batch)[1], lambda batch: (batch[0].volume, bool(batch[0].digest))
+        )
+        await pieces.side_by_side(self._compare(group) for group in together)
         self.restored.clear()
 
-    async def _compare(self, batch: Sequence[Piece]) -> None:
-        device = self.devices[batch[0].volume]
-        start, end = batch[0].start, batch[-1].start + batch[-1].length
-        await device.evict(start, end - start)
-        if not batch[0].digest:
-            await self._compare_zeros(batch[0])
+    async def _compare(self, group: Sequence[Sequence[Piece]]) -> None:
+        """Batches of one volume: of data, or of zeros."""
+        device = self.devices[group[0][0].volume]
+        ranges = [pieces.span(batch) for batch in group]
+        for one in ranges:
+            await device.evict(*one)
+        if not group[0][0].digest:
+            for batch in group:
+                await self._compare_zeros(batch[0])
             return
-        bad = await device.look(start, end - start, lambda data: pieces.first_bad(batch, data))
-        if bad is not None:
-            raise pieces.differs(bad, self.volumes[bad.volume].name)
+        for bad in await device.look(ranges, lambda number, data: pieces.first_bad(group[number], data)):
+            if bad is not None:
+                raise pieces.differs(bad, self.volumes[bad.volume].name)
 
     async def _compare_zeros(self, piece: Piece) -> None:
         device = self.devices[piece.volume]

@@ -65,7 +65,7 @@ class Check:
                 await self._offload(self._hole, part)
             else:
                 await self._device.evict(part.start, part.length)
-                await self._device.look(part.start, part.length, functools.partial(self._data, part.start))
+                await self._device.look([(part.start, part.length)], functools.partial(self._data, part.start))
                 finding.read += part.length
             self._told(part.length)
         if there < size:
@@ -94,7 +94,7 @@ class Check:
             for left in range(part.length, 0, -len(_ZEROS)):
                 self._sha.update(_ZEROS[: min(left, len(_ZEROS))])
 
-    def _data(self, start: int, data: memoryview) -> None:
+    def _data(self, start: int, _: int, data: memoryview) -> None:
         self._compare(start // self.finding.block_size, digest.of_pieces(start, data, self.finding.block_size))
         if self._sha is not None:
             self._sha.update(data)

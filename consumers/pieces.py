@@ -4,19 +4,22 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Coroutine, Iterable, Iterator, Sequence
+from collections.abc import Callable, Coroutine, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 from engine import digest, errors
 from schemas import events
 from schemas.extent import Ranges
 from schemas.identity import Volume
 
+T = TypeVar("T")
 Change = events.Written | events.Zeroed
 
 READ = 4 << 20
 """Bytes read at once for pre-images and read-back."""
+GROUP = 1 << 20
+"""Bytes of small things that are done in one go: a thread's wake-up costs as much as reading 64 KiB."""
 AHEAD = 3
 """What is under way at any time beside one more: threads and the medium have something to do, memory stays bounded."""
 
@@ -45,6 +48,20 @@ async def side_by_side(work: Iterable[Coroutine[Any, Any, None]]) -> None:
         for task in running:
             task.cancel()
         await asyncio.gather(*running, return_exceptions=True)
+
+
+def groups(items: Iterable[T], size: Callable[[T], int], kind: Callable[[T], object]) -> Iterator[list[T]]:
+    """Neighbours of one kind together, until they have `GROUP` bytes."""
+    group: list[T] = []
+    total = 0
+    for one in items:
+        if group and (total >= GROUP or kind(one) != kind(group[0])):
+            yield group
+            group, total = [], 0
+        group.append(one)
+        total += size(one)
+    if group:
+        yield group
 
 
 def waves(changes: Sequence[Change], volumes: Sequence[Volume]) -> Iterator[list[Change]]:
@@ -104,6 +121,11 @@ def batches(pieces: Sequence[Piece]) -> Iterator[list[Piece]]:
         batch.append(piece)
     if batch:
         yield batch
+
+
+def span(batch: Sequence[Piece]) -> tuple[int, int]:
+    """(start, length) of pieces that follow each other."""
+    return batch[0].start, batch[-1].start + batch[-1].length - batch[0].start
 
 
 def first_bad(batch: Sequence[Piece], data: memoryview) -> Piece | None:

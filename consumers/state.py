@@ -189,12 +189,12 @@ async def _read_part(leaves: Leaves, device: ports.BlockDevice, part: Extent, to
     step = max(_READ // size, 1) * size
     for at in range(low, high, step):
         length = min(step, high - at)
-        await device.look(at, length, functools.partial(_digest, leaves, at))
+        await device.look([(at, length)], functools.partial(_digest, leaves, at))
         told(length)
     return high - low
 
 
-def _digest(leaves: Leaves, start: int, data: memoryview) -> None:
+def _digest(leaves: Leaves, start: int, _: int, data: memoryview) -> None:
     size = leaves.volume.block_size
     leaves.write(start // size, digest.of_pieces(start, data, size))
 

@@ -89,11 +89,17 @@ class BlockDevice(Protocol):
     async def read(self, start: int, length: int) -> bytes:
         """Exactly `length` bytes; a short medium is DeviceFailed, never a short answer."""
 
-    async def look(self, start: int, length: int, at: Callable[[memoryview], T]) -> T:
-        """`at` of the bytes, off the loop where reading is.  They are there during the call only: copy what stays."""
+    async def look(self, ranges: Sequence[tuple[int, int]], at: Callable[[int, memoryview], T]) -> list[T]:
+        """`at(number, bytes)` of each (start, length), in order, off the loop where reading is.
+
+        The bytes are there during that call only: copy what stays.
+        """
 
     async def write(self, start: int, data: bytes) -> None:
         """Not durable before `flush`.  After an error any mixture of old and new bytes may be there."""
+
+    async def scatter(self, pieces: Sequence[tuple[int, bytes]]) -> None:
+        """`write` of each (start, data), in order: one wait for all of them."""
 
     async def zero(self, start: int, length: int, keep: bool = False) -> None:
         """Make the range read as zeros, giving its space back where the medium can; with `keep` its space stays its

@@ -55,9 +55,10 @@ class Watched:
         self._tell(start, length)
         return data
 
-    async def look(self, start: int, length: int, at: Callable[[memoryview], T]) -> T:
-        found = await self._device.look(start, length, at)
-        self._tell(start, length)
+    async def look(self, ranges: Sequence[tuple[int, int]], at: Callable[[int, memoryview], T]) -> list[T]:
+        found = await self._device.look(ranges, at)
+        for start, length in ranges:
+            self._tell(start, length)
         return found
 
     def _tell(self, start: int, length: int) -> None:
@@ -69,6 +70,9 @@ class Watched:
 
     async def write(self, start: int, data: bytes) -> None:
         await self._device.write(start, data)
+
+    async def scatter(self, pieces: Sequence[tuple[int, bytes]]) -> None:
+        await self._device.scatter(pieces)
 
     async def zero(self, start: int, length: int, keep: bool = False) -> None:
         await self._device.zero(start, length, keep)

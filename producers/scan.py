@@ -134,7 +134,8 @@ class Scan:
     def _read_job(self, work: _OfData, start: int, length: int) -> _Job:
         async def run() -> list[Found]:
             first = start // self._map.volume.block_size
-            return await self._device.look(start, length, lambda data: work(first, data))
+            (found,) = await self._device.look([(start, length)], lambda _, data: work(first, data))
+            return found
 
         return run
 

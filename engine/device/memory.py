@@ -39,14 +39,18 @@ class MemoryDevice:
             raise errors.DeviceFailed(f"read of {start}..{start + length} on a device of {len(self._cache)} bytes")
         return bytes(self._cache[start : start + length])
 
-    async def look(self, start: int, length: int, at: Callable[[memoryview], T]) -> T:
-        return at(memoryview(await self.read(start, length)))
+    async def look(self, ranges: Sequence[tuple[int, int]], at: Callable[[int, memoryview], T]) -> list[T]:
+        return [at(number, memoryview(await self.read(*one))) for number, one in enumerate(ranges)]
 
     async def write(self, start: int, data: bytes) -> None:
         if start + len(data) > len(self._cache):
             raise errors.DeviceFailed(f"write of {start}..{start + len(data)} on a device of {len(self._cache)} bytes")
         self._cache[start : start + len(data)] = data
         self._unflushed.append((start, bytes(data)))
+
+    async def scatter(self, pieces: Sequence[tuple[int, bytes]]) -> None:
+        for start, data in pieces:
+            await self.write(start, data)
 
     async def zero(self, start: int, length: int, keep: bool = False) -> None:
         await self.write(start, bytes(length))

@@ -70,9 +70,11 @@ class NbdDevice:
         data = await self._named(self._client.read(first, past - first))
         return data if (first, past) == (start, start + length) else data[start - first : start - first + length]
 
-    async def look(self, start: int, length: int, at: Callable[[memoryview], T]) -> T:
+    async def look(self, ranges: Sequence[tuple[int, int]], at: Callable[[int, memoryview], T]) -> list[T]:
         """As BlockDevice.look."""
-        found: T = await self._offload(at, memoryview(await self.read(start, length)))
+        found: list[T] = []
+        for number, (start, length) in enumerate(ranges):
+            found.append(await self._offload(at, number, memoryview(await self.read(start, length))))
         return found
 
     async def write(self, start: int, data: bytes) -> None:
@@ -86,6 +88,11 @@ class NbdDevice:
                 await self._named(self._client.write(first, b"".join((before, data, behind))))
         elif data:
             await self._named(self._client.write(start, data))
+
+    async def scatter(self, pieces: Sequence[tuple[int, bytes]]) -> None:
+        """As BlockDevice.scatter."""
+        for start, data in pieces:
+            await self.write(start, data)
 
     async def zero(self, start: int, length: int, keep: bool = False) -> None:
         """WRITE_ZEROES, which may punch a hole unless to `keep`; at edges, or without it, zeros are written."""

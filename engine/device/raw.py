@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import os
 from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
@@ -91,15 +92,23 @@ class RawDevice:
         """Exactly `length` bytes.  Raises DeviceFailed, also when the file was cut short under us."""
         return await self._run(f"read {length:,} bytes at {start:,}", self._read, start, length)
 
-    async def look(self, start: int, length: int, at: Callable[[memoryview], T]) -> T:
+    async def look(self, ranges: Sequence[tuple[int, int]], at: Callable[[int, memoryview], T]) -> list[T]:
         """As BlockDevice.look: one hop, and no memory that was never used before."""
-        return await self._run(f"read {length:,} bytes at {start:,}", self._look, start, length, at)
+        return await self._run(_doing("read", ranges), self._look_each, ranges, at)
 
     async def write(self, start: int, data: bytes) -> None:
         """Not durable before `flush`.  Raises Full, DeviceFailed; then any mixture of old and new may be there."""
         doing = f"write {len(data):,} bytes at {start:,}"
         self._refuse(doing, start, len(data))
         await self._run(doing, self._write, start, data)
+
+    async def scatter(self, pieces: Sequence[tuple[int, bytes]]) -> None:
+        """As BlockDevice.scatter: one hop."""
+        ranges = [(start, len(data)) for start, data in pieces]
+        doing = _doing("write", ranges)
+        for start, length in ranges:
+            self._refuse(doing, start, length)
+        await self._run(doing, self._write_each, pieces)
 
     async def zero(self, start: int, length: int, keep: bool = False) -> None:
         """Punch a hole, unless to `keep`; else zero the range in place; where not even that, write zeros."""
@@ -166,6 +175,9 @@ class RawDevice:
             return blocking.pread(fd, start, length)
         return self._look(fd, start, length, bytes)
 
+    def _look_each(self, fd: int, ranges: Sequence[tuple[int, int]], at: Callable[[int, memoryview], T]) -> list[T]:
+        return [self._look(fd, *one, functools.partial(at, number)) for number, one in enumerate(ranges)]
+
     def _look(self, fd: int, start: int, length: int, at: Callable[[memoryview], T]) -> T:
         with self._buffers.lend(length) as view:
             whole = self._direct.whole(start, length) if self._direct else 0
@@ -183,6 +195,10 @@ class RawDevice:
                     break
             start, view = start + whole, view[whole:]
         linux.pwrite_all(fd, start, view)
+
+    def _write_each(self, fd: int, pieces: Sequence[tuple[int, bytes]]) -> None:
+        for start, data in pieces:
+            self._write(fd, start, data)
 
     async def _run(self, doing: str, function: Callable[..., T], *arguments: Any) -> T:
         """`function(fd, *arguments)` where it may block, with its OSError named."""
@@ -235,6 +251,11 @@ class RawDevice:
             raise errors.DeviceFailed(f"{self.path}: cannot {doing}: {self._lost}")
         if start < 0 or start + length > (size := self.size):
             raise errors.DeviceFailed(f"{self.path}: cannot {doing}: its size is {size:,}")
+
+
+def _doing(what: str, ranges: Sequence[tuple[int, int]]) -> str:
+    total, start = sum(length for _, length in ranges), min((start for start, _ in ranges), default=0)
+    return f"{what} {total:,} bytes at {start:,}" + (" and behind" if len(ranges) > 1 else "")
 
 
 def _close_unclaimed(opening: asyncio.Future[RawDevice]) -> None:

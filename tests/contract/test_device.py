@@ -95,11 +95,27 @@ async def test_a_look_sees_what_a_read_gives(device: BlockDevice, start: int, le
     content = random.Random(3).randbytes(SIZE)
     await device.write(0, content)
     wanted = content[start : start + length]
-    assert await device.look(start, length, bytes) == await device.read(start, length) == wanted
-    assert await device.look(start, length, len) == length
+    ranges = [(start, length), (0, 10), (start, length)]
+    found = await device.look(ranges, lambda number, data: (number, bytes(data)))
+    assert found == [(0, wanted), (1, content[:10]), (2, wanted)]
+    assert await device.read(start, length) == wanted
     with pytest.raises(ZeroDivisionError):
-        await device.look(start, length, lambda _: 1 // 0)
-    assert await device.look(start, length, bytes) == wanted
+        await device.look(ranges, lambda *_: 1 // 0)
+    assert await device.look(ranges, lambda _, data: len(data)) == [length, 10, length]
+    assert await device.look([], lambda *_: 1 // 0) == []
+
+
+async def test_what_is_scattered_is_written_in_order(device: BlockDevice) -> None:
+    chance = random.Random(4)
+    pieces = [(0, chance.randbytes(8192)), (4096, chance.randbytes(4096)), (7, b"odd"), (SIZE - 5, b"ended")]
+    await device.scatter(pieces)
+    await device.scatter([])
+    wanted = bytearray(SIZE)
+    for start, data in pieces:
+        wanted[start : start + len(data)] = data
+    assert await device.read(0, SIZE) == wanted
+    with pytest.raises(errors.DeviceFailed):
+        await device.scatter([(0, b"a"), (SIZE - 1, b"past")])
 
 
 async def test_an_answer_is_bytes_of_its_own(device: BlockDevice) -> None:

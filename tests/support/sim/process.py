@@ -110,14 +110,18 @@ class SimDevice:
         await self._process.pause()
         return await self._device.read(start, length)
 
-    async def look(self, start: int, length: int, at: Callable[[memoryview], T]) -> T:
-        return at(memoryview(await self.read(start, length)))
+    async def look(self, ranges: Sequence[tuple[int, int]], at: Callable[[int, memoryview], T]) -> list[T]:
+        return [at(number, memoryview(await self.read(*one))) for number, one in enumerate(ranges)]
 
     async def write(self, start: int, data: bytes) -> None:
         await self._process.pause()
         if self._faults.chance.random() >= self._faults.drop:
             await self._device.write(start, data)
         self._process.step()
+
+    async def scatter(self, pieces: Sequence[tuple[int, bytes]]) -> None:
+        for start, data in pieces:
+            await self.write(start, data)
 
     async def zero(self, start: int, length: int, keep: bool = False) -> None:
         await self.write(start, bytes(length))
