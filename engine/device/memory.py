@@ -7,16 +7,14 @@ unflushed write is there, is not, or is torn at a sector, as a `random.Random` s
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Sequence
-from typing import TypeVar
+from collections.abc import Sequence
 
 from engine import errors
+from engine.device.serial import Serial
 from schemas.extent import Extent
 
-T = TypeVar("T")
 
-
-class MemoryDevice:
+class MemoryDevice(Serial):
     """`size` bytes of zeros.  `sector` is the unit that is never torn."""
 
     def __init__(self, size: int, sector: int = 512) -> None:
@@ -39,18 +37,11 @@ class MemoryDevice:
             raise errors.DeviceFailed(f"read of {start}..{start + length} on a device of {len(self._cache)} bytes")
         return bytes(self._cache[start : start + length])
 
-    async def look(self, ranges: Sequence[tuple[int, int]], at: Callable[[int, memoryview], T]) -> list[T]:
-        return [at(number, memoryview(await self.read(*one))) for number, one in enumerate(ranges)]
-
     async def write(self, start: int, data: bytes) -> None:
         if start + len(data) > len(self._cache):
             raise errors.DeviceFailed(f"write of {start}..{start + len(data)} on a device of {len(self._cache)} bytes")
         self._cache[start : start + len(data)] = data
         self._unflushed.append((start, bytes(data)))
-
-    async def scatter(self, pieces: Sequence[tuple[int, bytes]]) -> None:
-        for start, data in pieces:
-            await self.write(start, data)
 
     async def zero(self, start: int, length: int, keep: bool = False) -> None:
         await self.write(start, bytes(length))

@@ -8,6 +8,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from typing import TypeVar
 
 from engine import errors
+from engine.device.serial import Serial
 from engine.nbd import client, constants, qemu
 from engine.nbd.constants import RequestError, Transmission
 from engine.ports import Offload
@@ -19,7 +20,7 @@ ZEROS = 1 << 20
 """Bytes of zeros written at a time to an export that has no WRITE_ZEROES."""
 
 
-class NbdDevice:
+class NbdDevice(Serial):
     """Made by `connect` or `serve`.  What is not a multiple of the export's smallest block is read whole, changed and
     written back, one such write at a time.  A lost connection is final."""
 
@@ -88,11 +89,6 @@ class NbdDevice:
                 await self._named(self._client.write(first, b"".join((before, data, behind))))
         elif data:
             await self._named(self._client.write(start, data))
-
-    async def scatter(self, pieces: Sequence[tuple[int, bytes]]) -> None:
-        """As BlockDevice.scatter."""
-        for start, data in pieces:
-            await self.write(start, data)
 
     async def zero(self, start: int, length: int, keep: bool = False) -> None:
         """WRITE_ZEROES, which may punch a hole unless to `keep`; at edges, or without it, zeros are written."""

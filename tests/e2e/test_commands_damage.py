@@ -18,18 +18,8 @@ COMMANDS = (
 
 
 @pytest.fixture
-def ferry(tmp_path: Path) -> Ferry:
-    return Ferry(tmp_path / "state")
-
-
-@pytest.fixture
 def source(tmp_path: Path) -> Path:
     return image(tmp_path / "disk.img", 16 * MEBI, {MEBI: 4 * MEBI})
-
-
-@pytest.fixture
-def target(tmp_path: Path) -> Path:
-    return tmp_path / "replica.img"
 
 
 def garbage(path: Path) -> None:

@@ -20,18 +20,8 @@ pytestmark = pytest.mark.timeout(180)
 
 
 @pytest.fixture
-def ferry(tmp_path: Path) -> Ferry:
-    return Ferry(tmp_path / "state")
-
-
-@pytest.fixture
 def source(tmp_path: Path) -> Path:
     return image(tmp_path / "disk.img", 32 * MEBI, {MEBI: 2 * MEBI})
-
-
-@pytest.fixture
-def target(tmp_path: Path) -> Path:
-    return tmp_path / "replica.img"
 
 
 def status(ferry: Ferry, *words: str) -> tuple[dict[str, Any], dict[str, Any]]:

@@ -2,42 +2,15 @@
 
 from __future__ import annotations
 
-import shutil
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from tests.support.dying import die
-from tests.support.ferry import MEBI, Ferry, image, same, scribble
+from tests.support.ferry import MEBI, Ferry, copied, same, scribble
 
 pytestmark = pytest.mark.timeout(240)
 BLOCK = 64 << 10
-
-
-@pytest.fixture
-def ferry(tmp_path: Path) -> Ferry:
-    return Ferry(tmp_path / "state")
-
-
-@pytest.fixture
-def source(tmp_path: Path) -> Path:
-    return image(tmp_path / "disk.img", 32 * MEBI, {MEBI: 4 * MEBI, 20 * MEBI: MEBI})
-
-
-@pytest.fixture
-def target(tmp_path: Path) -> Path:
-    return tmp_path / "replica.img"
-
-
-def last(ferry: Ferry, *words: str | Path) -> dict[str, Any]:
-    found = ferry.run(*words, "--json")
-    assert found.code == 0, found.err
-    return found.last
-
-
-def copied(path: Path, name: str) -> Path:
-    return Path(shutil.copy(path, path.with_suffix(f".{name}")))
 
 
 @pytest.fixture
@@ -61,7 +34,7 @@ def test_a_replica_is_rewound_held_and_resumed(
     assert "`vmferry target resume disk` lets `replicate` go on" in found.out
     assert same(was, target)
     assert ferry.run("verify", "disk").code == 0
-    assert last(ferry, "epochs", "disk")["epochs"][-1]["epoch"] == epoch
+    assert ferry.told("epochs", "disk")["epochs"][-1]["epoch"] == epoch
     refused = ferry.run("replicate", source, target)
     assert refused.code == 2
     assert f"is held (rewound from epoch {history[2][0]})" in refused.err
@@ -103,7 +76,7 @@ def test_a_rewound_replica_can_be_released_and_acquired(
 ) -> None:
     epoch, was = history[1]
     ferry.run("target", "rewind", "disk", "--to", str(epoch))
-    assert last(ferry, "target", "release", "disk")["epoch"] == epoch
+    assert ferry.told("target", "release", "disk")["epoch"] == epoch
     assert same(was, target)
     assert ferry.run("target", "acquire", "disk").code == 0
     assert ferry.replicate(source, target)["sent"] < 3 * MEBI
@@ -149,7 +122,7 @@ def test_a_rewind_that_is_killed_is_finished_by_the_next_start(
     where, nth = point.rsplit(":", 1)
     die(ferry, where, int(nth), "target", "rewind", "disk", "--to", str(epoch))
     assert "vmferry target resume" in ferry.run("replicate", source, target).err
-    found = last(ferry, "recover")["replicas"][0]
+    found = ferry.told("recover")["replicas"][0]
     assert found["epoch"] == epoch
     assert found["held"].startswith("rewound from epoch")
     assert same(was, target)

@@ -4,44 +4,17 @@ from __future__ import annotations
 
 import hashlib
 import os
-import shutil
 import subprocess
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from tests.support import tools
 from tests.support.dying import die
-from tests.support.ferry import MEBI, Ferry, image, same, scribble
+from tests.support.ferry import MEBI, Ferry, copied, same, scribble
 
 pytestmark = pytest.mark.timeout(240)
 BLOCK = 64 << 10
-
-
-@pytest.fixture
-def ferry(tmp_path: Path) -> Ferry:
-    return Ferry(tmp_path / "state")
-
-
-@pytest.fixture
-def source(tmp_path: Path) -> Path:
-    return image(tmp_path / "disk.img", 32 * MEBI, {MEBI: 4 * MEBI, 20 * MEBI: MEBI})
-
-
-@pytest.fixture
-def target(tmp_path: Path) -> Path:
-    return tmp_path / "replica.img"
-
-
-def last(ferry: Ferry, *words: str | Path) -> dict[str, Any]:
-    found = ferry.run(*words, "--json")
-    assert found.code == 0, found.err
-    return found.last
-
-
-def copied(path: Path, name: str) -> Path:
-    return Path(shutil.copy(path, path.with_suffix(f".{name}")))
 
 
 def damage(path: Path, *blocks: int) -> None:
@@ -115,7 +88,7 @@ def test_a_replica_in_the_middle_of_an_epoch_is_recovered_first(ferry: Ferry, so
     assert f"root       {done['roots'][0]}" in recovered.out
     assert same(before, target)
     assert ferry.run("verify", "disk").code == 0
-    again = last(ferry, "recover")
+    again = ferry.told("recover")
     assert [one["recovered"] for one in again["replicas"]] == [0]
     ferry.replicate(source, target)
     assert same(source, target)
@@ -134,7 +107,7 @@ def test_a_recovery_that_is_killed_is_done_by_the_next(ferry: Ferry, source: Pat
     die(ferry, "consumers.block:Target.flush", 2, "replicate", source, target)
     where, nth = point.rsplit(":", 1)
     die(ferry, where, int(nth), "recover")
-    assert last(ferry, "recover")["replicas"][0]["epoch"] == epoch
+    assert ferry.told("recover")["replicas"][0]["epoch"] == epoch
     assert same(before, target)
 
 
@@ -158,9 +131,9 @@ def test_a_released_replica_is_safe_and_nothing_is_applied_to_it(ferry: Ferry, s
     for more in (["resume", "disk"], ["rewind", "disk", "--to", "1"]):
         assert "is released to its user" in ferry.run("target", *more).err
     assert "it is released: nothing to recover" in ferry.run("recover", "disk").out
-    again = last(ferry, "target", "release", "disk")
+    again = ferry.told("target", "release", "disk")
     assert (again["epoch"], again["note"]) == (done["epoch"], "it was released already")
-    assert last(ferry, "status")["streams"][0]["replicas"][0]["held"] == "released"
+    assert ferry.told("status")["streams"][0]["replicas"][0]["held"] == "released"
 
 
 def test_release_rolls_the_open_epoch_back(ferry: Ferry, source: Path, target: Path) -> None:
@@ -168,7 +141,7 @@ def test_release_rolls_the_open_epoch_back(ferry: Ferry, source: Path, target: P
     before = copied(source, "before")
     scribble(source, 2 * MEBI, MEBI)
     die(ferry, "consumers.block:Target.flush", 2, "replicate", source, target)
-    found = last(ferry, "target", "release", "disk")
+    found = ferry.told("target", "release", "disk")
     assert found["recovered"] > 0
     assert found["epoch"] == epoch
     assert same(before, target)

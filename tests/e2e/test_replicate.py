@@ -13,19 +13,9 @@ from tests.support.ferry import MEBI, Ferry, image, same, scribble, until
 
 
 @pytest.fixture
-def ferry(tmp_path: Path) -> Ferry:
-    return Ferry(tmp_path / "state")
-
-
-@pytest.fixture
 def source(tmp_path: Path) -> Path:
     """24 MiB, of which 9 MiB and a bit are data."""
     return image(tmp_path / "disk.img", 24 * MEBI, {0: 5 * MEBI, 10 * MEBI + 5000: 4 * MEBI, 24 * MEBI - 100: 100})
-
-
-@pytest.fixture
-def target(tmp_path: Path) -> Path:
-    return tmp_path / "replica.img"
 
 
 def test_a_first_time_makes_an_equal_sparse_replica_and_proves_it(ferry: Ferry, source: Path, target: Path) -> None:

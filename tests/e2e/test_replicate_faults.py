@@ -22,18 +22,8 @@ needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="a small file system i
 
 
 @pytest.fixture
-def ferry(tmp_path: Path) -> Ferry:
-    return Ferry(tmp_path / "state")
-
-
-@pytest.fixture
 def source(tmp_path: Path) -> Path:
     return image(tmp_path / "disk.img", 64 * MEBI)
-
-
-@pytest.fixture
-def target(tmp_path: Path) -> Path:
-    return tmp_path / "replica.img"
 
 
 @pytest.fixture

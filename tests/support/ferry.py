@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -66,12 +67,17 @@ class Ferry:
         """Run it to its end."""
         return ended(self.begin(*words))
 
+    def told(self, *words: str | Path) -> dict[str, Any]:
+        """Run it with --json; it must end well.  Gives its last object."""
+        found = self.run(*words, "--json")
+        assert found.code == 0, found.err
+        return found.last
+
     def replicate(self, *words: str | Path) -> dict[str, Any]:
         """`replicate --json`, which must end well and proved.  Gives its last object."""
-        found = self.run("replicate", *words, "--json")
-        assert found.code == 0, found.err
-        assert found.last["proved"], found.out
-        return found.last
+        found = self.told("replicate", *words)
+        assert found["proved"], found
+        return found
 
 
 def ended(process: subprocess.Popen[str], patience: float = PATIENCE) -> Ended:
@@ -115,6 +121,11 @@ def scribble(path: Path, start: int, length: int, seed: int = 7) -> None:
     with open(path, "r+b") as file:
         file.seek(start)
         file.write(random.Random(seed).randbytes(length))
+
+
+def copied(path: Path, name: str) -> Path:
+    """A copy of a file beside it, with another extension."""
+    return Path(shutil.copy(path, path.with_suffix(f".{name}")))
 
 
 def same(one: Path, other: Path) -> bool:

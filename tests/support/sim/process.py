@@ -5,16 +5,15 @@ from __future__ import annotations
 import asyncio
 import random
 from collections.abc import Callable, Sequence
-from typing import TypeVar
 
 from engine import errors
 from engine.device.memory import MemoryDevice
+from engine.device.serial import Serial
 from engine.store.memory import MemoryFile
 from engine.store.replicas import KeptEpoch, MemoryReplicaStore, Outgoing, State, Update
 from engine.store.sources import MemorySourceStore, SourceState
 from schemas.extent import Extent
 
-T = TypeVar("T")
 _YIELDS = 0.15
 """How often others run between two steps."""
 
@@ -95,7 +94,7 @@ class Faults:
         self.chance, self.drop, self.fail_flush = chance, drop, fail_flush
 
 
-class SimDevice:
+class SimDevice(Serial):
     """A device as one process sees it."""
 
     def __init__(self, device: MemoryDevice, process: Process, faults: Faults) -> None:
@@ -110,18 +109,11 @@ class SimDevice:
         await self._process.pause()
         return await self._device.read(start, length)
 
-    async def look(self, ranges: Sequence[tuple[int, int]], at: Callable[[int, memoryview], T]) -> list[T]:
-        return [at(number, memoryview(await self.read(*one))) for number, one in enumerate(ranges)]
-
     async def write(self, start: int, data: bytes) -> None:
         await self._process.pause()
         if self._faults.chance.random() >= self._faults.drop:
             await self._device.write(start, data)
         self._process.step()
-
-    async def scatter(self, pieces: Sequence[tuple[int, bytes]]) -> None:
-        for start, data in pieces:
-            await self.write(start, data)
 
     async def zero(self, start: int, length: int, keep: bool = False) -> None:
         await self.write(start, bytes(length))
