@@ -133,13 +133,13 @@ class Replication:
                     target.tend(self._passing)
                 if source.done:
                     return True
-                source.side.join(_BEAT)
+                source.wait(_BEAT)
             return False
         finally:
             self._going = False
             source.side.cancel()
             for one in self._tended:
-                while one.begun and not one.side.join(_BEAT):
+                while one.begun and not one.wait(_BEAT):
                     watch(self._look())
             self._look()
 
@@ -188,6 +188,13 @@ class _Tended:
         self.begun = self.done = False
         self._failures = 0
         self._again = 0.0
+
+    def wait(self, seconds: float) -> bool:
+        """Whether it has ended, after waiting so long; one that is to be begun again later has not."""
+        if self.begun:
+            return self.side.join(seconds)
+        time.sleep(seconds)
+        return False
 
     def tend(self, passing: Callable[[str, BaseException, float], bool]) -> None:
         """Begin it, see it end, begin it again.  Raises what ended it, when that does not pass."""

@@ -386,7 +386,7 @@ async def test_urls_open_what_a_server_exports(tmp_path: Path) -> None:
         assert device.size == 4 * MEBI
         await device.close()
         assert (await images.describe(f"nbd+unix:///?socket={tmp_path}/s%20o")).size == 4 * MEBI
-        with pytest.raises(errors.Usage, match="for the server"):
+        with pytest.raises(errors.Usage, match="its business"):
             await images.open_image(f"nbd+unix:///?socket={tmp_path}/s%20o", writable=True, create_size=1)
     finally:
         process.kill()
