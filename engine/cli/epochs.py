@@ -22,7 +22,7 @@ def said(where: places.Places, stream: Stream, replica: Replica, limit: int) -> 
             f"{why}; the next `vmferry replicate` reads {replica.disks[0].path} for its digests, and what was kept is"
             " gone"
         ) from why
-    epochs = [{**kept.position(one.position), "undo_bytes": one.end - one.start} for one in found]
+    epochs = [{**kept.position(one.position), "undo_bytes": state.undo_end - one.end} for one in found]
     return {
         "event": "end", "ok": True, "stream": stream.stream, "label": stream.label, "target": replica.disks[0].path,
         "held": replica.held or state.held, "position": kept.position(state.position), "kept": len(epochs),
@@ -32,7 +32,7 @@ def said(where: places.Places, stream: Stream, replica: Replica, limit: int) -> 
 
 def lines(said: dict[str, Any]) -> list[str]:
     """The same as a table."""
-    head = f"{'epoch':>7}  {'cut':<11}  {'instant':<29}  {'missing':>8}  {'undo':>8}  root"
+    head = f"{'epoch':>7}  {'cut':<11}  {'instant':<29}  {'missing':>8}  {'to undo':>8}  root"
     found = [f"{said['label']}: {said['target']} keeps {kept.counted(said['kept'], 'epoch')}", head]
     found += [_line(one) for one in said["epochs"]]
     if said["epochs"]:
