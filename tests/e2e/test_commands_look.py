@@ -209,7 +209,7 @@ def test_it_says_which_version_it_is(ferry: Ferry) -> None:
 def test_epochs_are_listed_newest_last(ferry: Ferry, source: Path, target: Path) -> None:
     ferry.replicate(source, target)
     for at in range(3):
-        scribble(source, (5 + at) * MEBI, 100)
+        scribble(source, (2 + at) * MEBI, 100)
         ferry.replicate(source, target)
     found = ferry.run("epochs", "disk", "--json").last
     numbers = [one["epoch"] for one in found["epochs"]]
