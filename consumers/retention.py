@@ -25,29 +25,37 @@ class Retention:
 
     def trim(self) -> None:
         """Let go of what is kept no more.  After an epoch was settled, never before."""
-        kept = self._journal.store.kept()
-        self._forget(kept[-self._keep :][0].end if kept else self._journal.state.undo_end)
-        for end in sorted({one.end for one in kept}):
-            if self._quota and self._undo.used > self._quota:
+        kept = self._journal.store.kept()[-self._keep :]
+        if kept:
+            self._forget(kept[0].position.epoch, kept[0].end)
+        else:
+            self._forget_all()
+        for one in kept[1:] if self._quota else ():
+            if self._undo.used > self._quota:
                 log.warning("undo log passes its quota of %d bytes: its oldest epochs go first", self._quota)
-                self._forget(end)
+                self._forget(one.position.epoch, one.end)
         if self._quota and self._undo.used > self._quota:
-            self._forget(self._journal.state.undo_end)
+            self._forget_all()
 
     def give_up(self) -> bool:
         """Give up every epoch but the position, aloud; False when that frees nothing."""
-        end = self._journal.state.undo_end
-        if self._undo.begin >= end:
+        if self._undo.begin >= self._journal.state.undo_end:
             return False
-        kept = sum(one.end < end for one in self._journal.store.kept())
-        log.warning("no room for pre-images: %d kept epochs can no longer be rewound to", kept)
-        self._forget(end)
+        before = len(self._journal.store.kept())
+        self._forget_all()
+        lost = before - len(self._journal.store.kept())
+        log.warning("no room for pre-images: %d kept epochs can no longer be rewound to", lost)
         return True
 
-    def _forget(self, end: int) -> None:
+    def _forget_all(self) -> None:
+        state = self._journal.state
+        self._forget(state.position.epoch, state.undo_end)
+
+    def _forget(self, epoch: int, end: int) -> None:
+        """Epochs before `epoch`, whose pre-images end at `end`."""
         # The rows go first: a crash between leaves pre-images that nobody promises, never a promise without them.
-        self._journal.store.forget_before(end)
-        self._undo.trim(min(end, self._journal.state.undo_end))
+        self._journal.store.forget_before(epoch)
+        self._undo.trim(end)
 
     def goal(self, epoch: int) -> KeptEpoch:
         """A kept epoch that can be rewound to.  Raises NotFound, and Damaged where its pre-images are not whole."""

@@ -74,8 +74,8 @@ class ReplicaStore(Protocol):
     def kept(self) -> list[KeptEpoch]:
         """Kept epochs, oldest first."""
 
-    def forget_before(self, end: int) -> None:
-        """Drop kept epochs that end before this undo position."""
+    def forget_before(self, epoch: int) -> None:
+        """Drop kept epochs with a lower number."""
 
     def outbox(self) -> list[Outgoing]:
         """Receipts not known to be on the bus, in order."""
@@ -126,8 +126,8 @@ class MemoryReplicaStore:
     def kept(self) -> list[KeptEpoch]:
         return list(self.disk.kept)
 
-    def forget_before(self, end: int) -> None:
-        self.disk.kept = tuple(one for one in self.disk.kept if one.end >= end)
+    def forget_before(self, epoch: int) -> None:
+        self.disk.kept = tuple(one for one in self.disk.kept if one.position.epoch >= epoch)
 
     def outbox(self) -> list[Outgoing]:
         return list(self.disk.outbox)

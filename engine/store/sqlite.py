@@ -176,11 +176,11 @@ class SqliteReplicaStore(_Store):
         # Asked for at every settle: decoding thousands of rows each time would be most of its cost.
         return list(self._kept)
 
-    def forget_before(self, end: int) -> None:
-        if any(one.end < end for one in self._kept):
+    def forget_before(self, epoch: int) -> None:
+        if any(one.position.epoch < epoch for one in self._kept):
             with database.named(self.path):
-                self._db.execute("DELETE FROM epochs WHERE undo_end < ?", (end,))
-            self._kept = [one for one in self._kept if one.end >= end]
+                self._db.execute("DELETE FROM epochs WHERE epoch < ?", (epoch,))
+            self._kept = [one for one in self._kept if one.position.epoch >= epoch]
 
     def outbox(self) -> list[Outgoing]:
         with database.named(self.path):

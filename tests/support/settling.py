@@ -78,9 +78,9 @@ class Store(replicas.MemoryReplicaStore):
             raise errors.Full("state: no room")
         super().commit(update)
 
-    def forget_before(self, end: int) -> None:
+    def forget_before(self, epoch: int) -> None:
         self.order.append("forget")
-        super().forget_before(end)
+        super().forget_before(epoch)
 
     def published(self, number: int) -> None:
         self.order.append("published")

@@ -179,9 +179,9 @@ class SimReplicaStore:
     def kept(self) -> list[KeptEpoch]:
         return self._store.kept()
 
-    def forget_before(self, end: int) -> None:
+    def forget_before(self, epoch: int) -> None:
         self._process.step()
-        self._store.forget_before(end)
+        self._store.forget_before(epoch)
         self._process.step()
 
     def outbox(self) -> list[Outgoing]:

@@ -232,6 +232,14 @@ async def test_only_usable_epochs_are_kept() -> None:
     assert replay.target.undo.begin == bench.store.kept()[0].end
 
 
+async def test_of_epochs_that_change_nothing_no_more_are_kept_than_of_others() -> None:
+    bench, replay = await caught_up(settings=Settings(keep=3))
+    for _ in range(8):
+        bench.epoch(fill(b"a"))
+        await bench.read(replay)
+    assert [one.position.epoch for one in bench.store.kept()] == [6, 7, 8]
+
+
 async def test_of_a_baseline_no_pre_images_are_kept_once_they_are_settled() -> None:
     bench, replay = await caught_up(settings=Settings(keep=2))
     for at in range(5):
