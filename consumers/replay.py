@@ -180,8 +180,10 @@ class Replay:
         try:
             await self.target.apply(changes, self._touched)
         except errors.Full:
+            before = self.target.undo.begin
             await self.settle()
-            if not self.retention.give_up():
+            self.retention.give_up()
+            if self.target.undo.begin == before:
                 raise
             await self.target.apply(changes, self._touched)
 

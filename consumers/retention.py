@@ -37,15 +37,12 @@ class Retention:
         if self._quota and self._undo.used > self._quota:
             self._forget_all()
 
-    def give_up(self) -> bool:
-        """Give up every epoch but the position, aloud; False when that frees nothing."""
-        if self._undo.begin >= self._journal.state.undo_end:
-            return False
+    def give_up(self) -> None:
+        """There is no room: give up every epoch but the position, aloud."""
         before = len(self._journal.store.kept())
         self._forget_all()
-        lost = before - len(self._journal.store.kept())
-        log.warning("no room for pre-images: %d kept epochs can no longer be rewound to", lost)
-        return True
+        if lost := before - len(self._journal.store.kept()):
+            log.warning("no room for pre-images: %d kept epochs can no longer be rewound to", lost)
 
     def _forget_all(self) -> None:
         state = self._journal.state

@@ -16,7 +16,7 @@ from engine import envelope
 from engine.bus import embedded
 from schemas import events
 from tests.support import ferry as ferries
-from tests.support.ferry import MEBI, Ferry, image, same, scribble, until
+from tests.support.ferry import MEBI, Ferry, copied, image, same, scribble, until
 
 needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="a small file system is mounted: run as root")
 
@@ -299,6 +299,63 @@ def test_a_log_that_passes_its_quota_ends_the_run(ferry: Ferry, source: Path, ta
     assert (found.code, "quota" in found.err) == (5, True)
     ferry.replicate(source, target, "--log-quota", "200M")
     assert same(source, target)
+
+
+def test_epochs_that_fit_the_undo_budget_one_by_one_give_up_older_ones_aloud(
+    ferry: Ferry, source: Path, target: Path
+) -> None:
+    ferry.replicate(source, target)
+    scribble(source, 0, 60 * MEBI)
+    found = ferry.run("replicate", source, target, "--undo-quota", "4M")
+    assert found.code == 0, found.err
+    assert "no room for pre-images: 1 kept epochs can no longer be rewound to" in found.err
+    assert same(source, target)
+    assert len(ferry.told("epochs", source)["epochs"]) == 1
+
+
+def test_an_epoch_larger_than_the_undo_budget_leaves_the_replica_where_it_is(
+    ferry: Ferry, source: Path, target: Path
+) -> None:
+    ferry.replicate(source, target)
+    before = copied(target, "before")
+    scribble(source, 0, 60 * MEBI)
+    found = ferry.run("replicate", source, target, "--undo-quota", "10K")
+    assert found.code == 5
+    assert "may use 10240: give it more with --undo-quota" in found.err
+    assert ferry.told("recover", source)["replicas"][0]["usable"]
+    assert same(before, target)
+    assert ferry.run("verify", source).code == 0
+    ferry.replicate(source, target, "--undo-quota", "4M")
+    assert same(source, target)
+
+
+@needs_root
+def test_a_state_directory_that_is_full_ends_the_run_and_loses_nothing(
+    small: Path, source: Path, target: Path, tmp_path: Path
+) -> None:
+    ferry = Ferry(small / "state")
+    ferry.replicate(source, target, "--bus", f"log:{tmp_path / 'bus'}")
+    before = copied(target, "before")
+    fill(small)
+    scribble(source, MEBI, 8 * MEBI)
+    found = ferry.run("replicate", source, target)
+    assert (found.code, "no space left" in found.err, "free some" in found.err) == (5, True, True)
+    assert "its file system is 100 % full" in ferry.run("status").out
+    (small / "filler").unlink()
+    assert ferry.told("recover", source)["replicas"][0]["usable"]
+    assert same(before, target)
+    ferry.replicate(source, target)
+    assert same(source, target)
+
+
+def fill(place: Path) -> None:
+    """Until nothing more goes there."""
+    with contextlib.suppress(OSError), open(place / "filler", "wb", buffering=0) as filler:
+        while filler.write(bytes(MEBI)) == MEBI:
+            continue
+    with contextlib.suppress(OSError), open(place / "filler", "ab", buffering=0) as filler:
+        while filler.write(bytes(4096)):
+            continue
 
 
 def test_a_bus_that_was_never_reached_is_not_remembered(ferry: Ferry, source: Path, tmp_path: Path) -> None:
