@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
 from pathlib import Path
 
 from engine import linux
@@ -10,6 +12,9 @@ WARN_AT = 0.8
 """Share of a quota, or of a file system, from which on it is said aloud."""
 UNDO = "undo-quota"
 LOG = "log-quota"
+STATE = "state-quota"
+PRE_IMAGES = "undo"
+"""The files that a quota of the state does not count: they have their own."""
 
 
 def keep(directory: Path, name: str, amount: int) -> None:
@@ -31,3 +36,18 @@ def kept(directory: Path, name: str) -> int:
     except OSError:
         return 0
     return int(text) if text.isdecimal() else 0
+
+
+def used(place: Path, but: str = "") -> int:
+    """Bytes that a file, or all below a directory but the files called `but`, take on their medium.
+
+    What was punched out does not count.
+    """
+    if not place.is_dir():
+        return place.stat().st_blocks * 512 if place.exists() else 0
+    total = 0
+    for folder, _, names in os.walk(place):
+        for name in names:
+            with contextlib.suppress(FileNotFoundError):  # gone between the listing and here
+                total += os.stat(os.path.join(folder, name)).st_blocks * 512 if name != but else 0
+    return total

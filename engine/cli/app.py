@@ -52,6 +52,7 @@ def replicate(
     rate: Annotated[str, typer.Option(metavar="SIZE", help="Bytes per second at most, or off; `vmferry rate`.")] = "",
     undo_quota: Annotated[str, typer.Option(metavar="SIZE", help="Most that pre-images of DST may take.")] = "",
     log_quota: Annotated[str, typer.Option(metavar="SIZE", help="Most that an embedded log may take.")] = "",
+    state_quota: Annotated[str, typer.Option(metavar="SIZE", help="Most that maps and digests may take.")] = "",
     adopt: Annotated[bool, typer.Option("--adopt", help="Take a DST that exists: overwrite what differs.")] = False,
     force_share: Annotated[
         bool, typer.Option("--force-share", help="Read a SRC that is in use; proves nothing.")
@@ -71,6 +72,7 @@ def replicate(
             rate=units.rate(rate) if rate else None,
             undo_quota=units.size(undo_quota) if undo_quota else 0,
             log_quota=units.size(log_quota) if log_quota else None,
+            state_quota=units.size(state_quota) if state_quota else 0,
             secret_file=secret_file, force_share=force_share, as_json=as_json, quiet=quiet, debug=debug,
             dry_run=dry_run,
         )  # fmt: skip

@@ -17,7 +17,7 @@ ASSUMED = 100 << 20
 
 def command(
     where: places.Places, wanted: setting.Wanted, secret_file: str, force_share: bool, undo_quota: int,
-    rate: int, as_json: bool,
+    state_quota: int, rate: int, as_json: bool,
 ) -> None:  # fmt: skip
     """Say it.  Raises Full when there is no room, once everything is said."""
     pair = asyncio.run(setting.pair(where, wanted, still=True))
@@ -40,6 +40,7 @@ def command(
         typer.echo("\n".join(_lines(said, pace)))
     if short:
         raise errors.Full(short)
+    room.refuse_state(where, pair, forecast.data, state_quota)
 
 
 def _lines(said: dict[str, Any], pace: int) -> list[str]:

@@ -87,7 +87,8 @@ async def stream(where: places.Places, record: registry.Stream, replicas: list[r
     source = _source(where, record)
     sides = [await _replica(where, record, one, source) for one in replicas]
     log = Path(record.bus[4:]) if record.bus.startswith("log:") else None
-    stores = [_store("state", where.stream(record.stream), 0)]
+    directory = where.stream(record.stream)
+    stores = [_store("state", directory, quotas.kept(directory, quotas.STATE), quotas.PRE_IMAGES)]
     if log is not None and log.exists():
         stores.append(_store("log", log, quotas.kept(where.source(record.stream), quotas.LOG)))
     return StreamSide(record, source, tuple(sides), tuple(stores))
@@ -161,20 +162,7 @@ def _lag(waiting: Waiting, at: Position) -> float | None:
     return max(0.0, (waiting.instant - at.instant) / 1e9) if at.instant else None
 
 
-def _store(name: str, path: Path, quota: int) -> Store:
+def _store(name: str, path: Path, quota: int, but: str = "") -> Store:
     room = os.statvfs(path if path.exists() else path.parent)
-    return Store(name, str(path), _used(path), quota, room.f_bavail * room.f_frsize, room.f_blocks * room.f_frsize)
-
-
-def _used(path: Path) -> int:
-    """Bytes on the medium: what was punched out does not count."""
-    if not path.is_dir():
-        return path.stat().st_blocks * 512 if path.exists() else 0
-    total = 0
-    for folder, _, names in os.walk(path):
-        for name in names:
-            try:
-                total += os.stat(os.path.join(folder, name)).st_blocks * 512
-            except FileNotFoundError:  # trimmed between the listing and here
-                continue
-    return total
+    used = quotas.used(path, but)
+    return Store(name, str(path), used, quota, room.f_bavail * room.f_frsize, room.f_blocks * room.f_frsize)

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 
 import typer
 
-from engine import places, registry, units
+from engine import places, quotas, registry, units
 from engine.cli import dryrun, ending, setting, summary, view, wings
 from engine.cli.replication import Choices, Numbers, Replication
 from engine.cli.stopping import Stopping
@@ -22,6 +22,7 @@ class Asked:
     rate: int | None = None
     undo_quota: int = 0
     log_quota: int | None = None
+    state_quota: int = 0
     secret_file: str = ""
     force_share: bool = False
     as_json: bool = False
@@ -34,8 +35,9 @@ def command(where: places.Places, wanted: setting.Wanted, asked: Asked) -> None:
     """Run it, and say what came of it.  Raises what ends it."""
     if asked.dry_run:
         dryrun.command(
-            where, wanted, asked.secret_file, asked.force_share, asked.undo_quota, asked.rate or 0, asked.as_json
-        )
+            where, wanted, asked.secret_file, asked.force_share, asked.undo_quota, asked.state_quota, asked.rate or 0,
+            asked.as_json,
+        )  # fmt: skip
         return
     with setting.settled(where):
         pair = asyncio.run(setting.pair(where, wanted))
@@ -44,11 +46,13 @@ def command(where: places.Places, wanted: setting.Wanted, asked: Asked) -> None:
         # Another bus is remembered by the sides, once it was reached.
         records.save(replace(pair.stream, bus=before.bus))
         records.save(replace(pair.replica, bus=before.bus))
+        quotas.keep(where.stream(pair.stream.stream), quotas.STATE, asked.state_quota)
     choices = Choices(
         wings.producers().Options(asked.rate, asked.log_quota, asked.force_share, asked.secret_file),
         wings.consumers().Options(pair.sizes, asked.secret_file, asked.undo_quota),
         asked.every,
         not asked.force_share,
+        asked.state_quota,
     )
     run, began = Replication(where, pair, choices), time.monotonic()
     with Stopping() as stopping:

@@ -28,12 +28,16 @@ _BEAT = 0.05
 
 @dataclass(frozen=True, slots=True)
 class Choices:
-    """How this run goes.  `every`: seconds between cuts, None for one cut.  `steady`: a cut has to be consistent."""
+    """How this run goes.  `every`: seconds between cuts, None for one cut.  `steady`: a cut has to be consistent.
+
+    `state_quota`: bytes that the state may take, 0 without bound.
+    """
 
     source: Any
     target: Any
     every: float | None = None
     steady: bool = True
+    state_quota: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,6 +83,7 @@ class Replication:
             self._note(site.notes)
             self._total, self._source_site = await site.data(), site
             site.shipper.bound(self._total)
+            room.refuse_state(self.where, self.pair, self._total, self.choices.state_quota)
             if not self.pair.replica.begun and not self.pair.replica.unread:
                 # Of a first time it is known what travels; of later ones only that it is no more than changed.
                 room.refuse(room.needs(self.where, self.pair, self._total, self._total, 0))

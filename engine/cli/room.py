@@ -7,10 +7,12 @@ import stat
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from engine import errors, linux, places, units
+from engine import errors, linux, places, quotas, units
 from engine.cli.setting import Pair
 from engine.device import images
 
+_OF_DATA, _OF_ANY, _BESIDE = 80, 0.5, 1 << 20
+"""Bytes of state for a block with data (prints and digests of both sides), for any block (marks), and for the rest."""
 _HEADERS = 1.005
 """Records of the log are so much longer than the data in them."""
 
@@ -35,8 +37,29 @@ def needs(where: places.Places, pair: Pair, data: int, travels: int, undo_quota:
     if pair.stream.bus.startswith("log:"):
         found.append(_need("log", pair.stream.bus[4:], int(travels * _HEADERS)))
     undo = min(travels, held or 0 if held is not None else travels)
-    state = str(where.replica(pair.stream.stream, pair.replica.replica))
-    return [*found, _need("undo", state, min(undo, undo_quota) if undo_quota else undo)]
+    place = str(where.replica(pair.stream.stream, pair.replica.replica))
+    found.append(_need("undo", place, min(undo, undo_quota) if undo_quota else undo))
+    directory = where.stream(pair.stream.stream)
+    there = quotas.used(directory, quotas.PRE_IMAGES)
+    return [*found, _need("state", str(directory), max(0, state(pair, data) - there))]
+
+
+def state(pair: Pair, data: int) -> int:
+    """About how many bytes the state of both sides takes, for `data` bytes in the source; pre-images not counted."""
+    size = pair.stream.disks[0].block_size
+    return int(-(-data // size) * _OF_DATA + sum(pair.sizes) // size * _OF_ANY) + _BESIDE
+
+
+def refuse_state(where: places.Places, pair: Pair, data: int, quota: int) -> None:
+    """Raises Full when the state will take, or takes, more than its quota (0: no bound)."""
+    directory = where.stream(pair.stream.stream)
+    amount = max(state(pair, data), quotas.used(directory, quotas.PRE_IMAGES))
+    if quota and amount > quota:
+        raise errors.Full(
+            f"the state of {pair.stream.disks[0].path} takes about {units.shown(amount)} in {directory}, and"
+            f" --state-quota allows {units.shown(quota)}: give it more, or a new stream a larger --block-size;"
+            " nothing was sent"
+        )
 
 
 def _allocated(target: str) -> int | None:

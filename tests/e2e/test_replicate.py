@@ -147,7 +147,7 @@ def test_a_dry_run_says_it_all_and_writes_nothing(ferry: Ferry, source: Path, ta
     assert listing() == before
     assert (said["size"], said["known"], said["travels"]) == (24 * MEBI, False, said["read"])
     assert 9 * MEBI <= said["travels"] < 10 * MEBI
-    assert {need["what"] for need in said["needs"]} == {"target", "log", "undo"}
+    assert {need["what"] for need in said["needs"]} == {"target", "log", "undo", "state"}
     ferry.replicate(source, target)
     scribble(source, 3 * MEBI, 10)
     before = listing()

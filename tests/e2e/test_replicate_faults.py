@@ -348,6 +348,25 @@ def test_a_state_directory_that_is_full_ends_the_run_and_loses_nothing(
     assert same(source, target)
 
 
+def test_a_state_that_passes_its_quota_is_refused_before_anything_is_sent(
+    ferry: Ferry, source: Path, target: Path
+) -> None:
+    for words in (("--dry-run",), ()):
+        found = ferry.run("replicate", source, target, "--state-quota", "256K", *words)
+        assert (found.code, "--state-quota allows 256 KiB: give it more" in found.err) == (5, True)
+    assert not list(ferry.state.glob("log/*/*.seg")) or placed(ferry) < MEBI
+    ferry.replicate(source, target, "--state-quota", "4M")
+    before = copied(target, "before")
+    scribble(source, MEBI, 100)
+    assert ferry.run("replicate", source, target, "--state-quota", "64K").code == 5
+    assert same(before, target)
+    (store,) = [one for one in ferry.told("status")["streams"][0]["stores"] if one["name"] == "state"]
+    assert store["used"] > store["quota"] == 64 << 10
+    assert "% of its quota" in ferry.run("status").out
+    ferry.replicate(source, target)
+    assert same(source, target)
+
+
 def fill(place: Path) -> None:
     """Until nothing more goes there."""
     with contextlib.suppress(OSError), open(place / "filler", "wb", buffering=0) as filler:
