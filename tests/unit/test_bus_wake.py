@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from engine.bus.wake import Wake
+from engine.bus.wake import Seen, Wake
+from tests.support.sim.loop import virtual
 
 OLD = time.time_ns() - 10**10
 
@@ -26,68 +27,90 @@ def _write(wal: Path, data: bytes) -> None:
     wal.write_bytes(data)
 
 
+async def _seconds(wake: Wake, seen: Seen, longest: float = 10) -> float:
+    """How long `wait` waits."""
+    loop = asyncio.get_running_loop()
+    began = loop.time()
+    await wake.wait(seen, longest)
+    return loop.time() - began
+
+
+@virtual
 async def test_a_commit_of_this_bus_wakes_at_once(wal: Path) -> None:
     wake = Wake(wal)
-    waiting = asyncio.create_task(wake.wait(wake.look(), 10))
-    await asyncio.sleep(0.2)
+    waiting = asyncio.create_task(_seconds(wake, wake.look()))
+    await asyncio.sleep(0.21)
     wake.changed()
-    await asyncio.wait_for(waiting, 0.02)
+    assert await waiting == pytest.approx(0.21)
 
 
+@virtual
 async def test_a_commit_between_the_look_and_the_wait_is_not_missed(wal: Path) -> None:
     wake = Wake(wal)
-    wake.claim(self := object())
+    wake.claim(wake)
     seen = wake.look()
     wake.changed()
-    await asyncio.wait_for(wake.wait(seen, 10), 0.02)
-    wake.release(self)
+    assert await _seconds(wake, seen) == 0
 
 
+@virtual
 async def test_a_commit_of_another_process_is_seen_at_the_wal(wal: Path) -> None:
     wake = Wake(wal)
-    waiting = asyncio.create_task(wake.wait(wake.look(), 10))
-    await asyncio.sleep(0.2)
+    waiting = asyncio.create_task(_seconds(wake, wake.look()))
+    await asyncio.sleep(1)
     assert not waiting.done()
     _write(wal, b"frames and more")
-    await asyncio.wait_for(waiting, 0.2)
+    assert await waiting == pytest.approx(1.025, abs=0.03), "a twentieth of a second at most"
 
 
+@virtual
 async def test_a_commit_within_one_step_of_the_clock_is_seen_though_nothing_looks_changed(wal: Path) -> None:
+    """The look comes within the same step: size and time could be those of two commits."""
     wake = Wake(wal)
-    _write(wal, b"frames")  # the look comes within the same step: size and time could be those of two commits
-    await asyncio.wait_for(wake.wait(wake.look(), 10), 0.2)
+    young = time.time_ns() + 10**10  # younger than a step for as long as the test may take
+    os.utime(wal, ns=(young, young))
+    assert await _seconds(wake, wake.look()) == pytest.approx(0.001)
 
 
+@virtual
 async def test_a_wal_that_goes_away_is_a_change(wal: Path) -> None:
     wake = Wake(wal)
     seen = wake.look()
-    await asyncio.to_thread(wal.unlink)
-    await asyncio.wait_for(wake.wait(seen, 10), 0.2)
+    os.unlink(wal)
+    assert await _seconds(wake, seen) == pytest.approx(0.001)
 
 
+@virtual
 async def test_the_time_to_wait_is_kept(wal: Path) -> None:
     wake = Wake(wal)
-    began = time.monotonic()
-    await wake.wait(wake.look(), 0.15)
-    assert 0.14 < time.monotonic() - began < 0.3
+    assert await _seconds(wake, wake.look(), 0.15) == pytest.approx(0.15)
 
 
 @pytest.mark.parametrize("claimed", [True, False])
-async def test_fifty_idle_readers_cost_next_to_nothing(wal: Path, claimed: bool) -> None:
-    wakes = [Wake(wal) for _ in range(50)]
-    for wake in wakes:
-        wake._pause = 0.05
-        if claimed:
-            wake.claim(wake)
-    before = time.process_time()
-    await asyncio.gather(*(wake.wait(wake.look(), 1.0) for wake in wakes))
-    assert time.process_time() - before < (0.05 if claimed else 0.25)
+@virtual
+async def test_an_idle_reader_looks_twenty_times_a_second_at_most_and_never_at_its_own_writer(
+    wal: Path, monkeypatch: pytest.MonkeyPatch, claimed: bool
+) -> None:
+    looks: list[float] = []
+    look = Wake._stat
+
+    def counted(wake: Wake) -> tuple[int, int, int] | None:
+        looks.append(asyncio.get_running_loop().time())
+        return look(wake)
+
+    wake = Wake(wal)
+    if claimed:
+        wake.claim(wake)
+    monkeypatch.setattr(Wake, "_stat", counted)
+    await wake.wait(wake.look(), 10.0)
+    assert len(looks) == 1 if claimed else 200 <= len(looks) <= 210
 
 
+@virtual
 async def test_the_release_of_the_writer_lets_readers_look_for_others(wal: Path) -> None:
     wake = Wake(wal)
     wake.claim(wake)
-    waiting = asyncio.create_task(wake.wait(wake.look(), 10))
+    waiting = asyncio.create_task(_seconds(wake, wake.look()))
     await asyncio.sleep(0.05)
     wake.release(wake)
-    await asyncio.wait_for(waiting, 0.1)
+    assert await waiting == pytest.approx(0.05)
