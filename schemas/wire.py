@@ -18,7 +18,7 @@ from typing import Any, TypeVar, cast, get_args, get_origin, get_type_hints
 import msgpack
 import xxhash
 
-from schemas import errors, events, receipts
+from schemas import control, errors, events, receipts
 from schemas.identity import Address, Attempt
 
 T = TypeVar("T")
@@ -67,9 +67,12 @@ KINDS: dict[int, type] = {
     70: receipts.Diverged,
     71: receipts.Fenced,
     72: receipts.Rewound,
+    128: control.Present,
 }
-"""The kind byte.  Never reused; from 64 on it is a receipt."""
+"""The kind byte.  Never reused; from 64 on it is a receipt, from 128 on it lies on the control topic."""
 FIRST_RECEIPT = 64
+FIRST_CONTROL = 128
+_NOWHERE = Address(0, Attempt(0), 0, 0)
 _NUMBERS = {kind: number for number, kind in KINDS.items()}
 
 Squeeze = Callable[[bytes], tuple[int, bytes]]
@@ -103,6 +106,11 @@ def pack_receipt(stream: bytes, address: Address, sender: receipts.Sender, recei
     return _frame(stream, address, _NUMBERS[type(receipt)], CODEC_NONE, body)
 
 
+def pack_control(stream: bytes, said: control.Control) -> bytes:
+    """One record of the control topic as bytes; it stands nowhere in the history of its stream."""
+    return _frame(stream, _NOWHERE, _NUMBERS[type(said)], CODEC_NONE, _packb(_encode(said)))
+
+
 def unpack(data: bytes) -> Frame:
     """Check magic, version, suite, length, checksum and codec.  Raises a SchemaError; never reads past `data`."""
     if len(data) < HEADER_SIZE:
@@ -130,20 +138,27 @@ def unpack(data: bytes) -> Frame:
 def event(kind: int, body: bytes) -> events.Event:
     """The event in a body that is out of its codec.  Raises Malformed."""
     if kind >= FIRST_RECEIPT:
-        raise errors.Malformed(f"kind {kind} is a receipt; this topic holds events")
+        raise errors.Malformed(f"kind {kind} is no event; this topic holds events")
     return cast(events.Event, _decode(_kind(kind), _unpackb(body)))
 
 
 def receipt(kind: int, body: bytes) -> tuple[receipts.Sender, receipts.Receipt]:
     """The receipt in a body, and who said it.  Raises Malformed."""
-    if kind < FIRST_RECEIPT:
-        raise errors.Malformed(f"kind {kind} is an event; this topic holds receipts")
+    if not FIRST_RECEIPT <= kind < FIRST_CONTROL:
+        raise errors.Malformed(f"kind {kind} is no receipt; this topic holds receipts")
     said = _kind(kind)
     fields = _unpackb(body)
     if not isinstance(fields, dict) or "sender" not in fields:
         raise errors.Malformed("a receipt without a sender")
     sender = _decode(receipts.Sender, fields.pop("sender"))
     return sender, _decode(said, fields)
+
+
+def said(kind: int, body: bytes) -> control.Control:
+    """What a record of the control topic says.  Raises Malformed."""
+    if kind < FIRST_CONTROL:
+        raise errors.Malformed(f"kind {kind} is an event or a receipt; this topic holds neither")
+    return cast(control.Control, _decode(_kind(kind), _unpackb(body)))
 
 
 def _frame(stream: bytes, address: Address, kind: int, codec: int, body: bytes) -> bytes:

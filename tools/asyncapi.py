@@ -27,7 +27,8 @@ _BANNER = "# Made by tools/asyncapi.py from schemas/*.py; not edited by hand.  F
 def document() -> dict[str, Any]:
     """The whole document, AsyncAPI 3.0."""
     events = {number: kind for number, kind in wire.KINDS.items() if number < wire.FIRST_RECEIPT}
-    answers = {number: kind for number, kind in wire.KINDS.items() if number >= wire.FIRST_RECEIPT}
+    answers = {number: kind for number, kind in wire.KINDS.items() if wire.FIRST_RECEIPT <= number < wire.FIRST_CONTROL}
+    sites = {number: kind for number, kind in wire.KINDS.items() if number >= wire.FIRST_CONTROL}
     return {
         "asyncapi": "3.0.0",
         "info": {
@@ -53,12 +54,20 @@ def document() -> dict[str, Any]:
                 answers,
                 {"prefix": _prefix()},
             ),
+            "control": _channel(
+                "{prefix}.control",
+                "What sites say of the streams that they have, again and again. Only the last word of each counts.",
+                sites,
+                {"prefix": _prefix()},
+            ),
         },
         "operations": {
             "produce": _operation("send", "stream", "A producer tells what changed at the source."),
             "apply": _operation("receive", "stream", "A consumer applies sealed epochs to its replica."),
             "answer": _operation("send", "receipts", "A consumer says what it proved."),
             "hear": _operation("receive", "receipts", "A producer learns where the replicas are."),
+            "announce": _operation("send", "control", "A source's site says which streams it has."),
+            "learn": _operation("receive", "control", "A target's site learns which streams there are."),
         },
         "components": {
             "messages": {kind.__name__: _message(number, kind) for number, kind in wire.KINDS.items()},
@@ -84,7 +93,7 @@ def _message(number: int, kind: type) -> dict[str, Any]:
     summary, _, rest = (inspect.getdoc(kind) or "").partition("\n\n")
     payload = _schema(kind)
     del payload["description"]
-    if number >= wire.FIRST_RECEIPT:
+    if wire.FIRST_RECEIPT <= number < wire.FIRST_CONTROL:
         payload["required"] = ["sender", *payload["required"]]
         payload["properties"] = {"sender": _reference(receipts.Sender), **payload["properties"]}
     found = {"name": kind.__name__, "summary": _flat(summary), "x-kind": number, "payload": payload}

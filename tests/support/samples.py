@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from schemas import events, receipts, wire
+from schemas import control, events, receipts, wire
 from schemas.identity import Address, Attempt, Chain, Cut, SealId, Volume
 
 STREAM = bytes(range(16))
@@ -45,9 +45,15 @@ RECEIPTS: dict[str, receipts.Receipt] = {
     "rewound": receipts.Rewound(_POSITION, 11),
 }
 
+CONTROL: dict[str, control.Control] = {
+    "present": control.Present("site-a", "web-1", _VOLUMES, 9, 1500, _INSTANT, gone=False),
+}
+
 
 def address(name: str) -> Address:
     """Where the example stands: seals and what fills an epoch in epoch 9, the rest outside of epochs."""
+    if name in CONTROL:
+        return Address(0, Attempt(0), 0, 0)
     seqs = {"started": 0, "asked": 1, "open": 0, "written": 1, "zeroed": 2, "seal": 3}
     epoch = 0 if name in ("started", "asked") else 9
     return Address(2, ATTEMPT, epoch, seqs.get(name, 0))
@@ -57,6 +63,8 @@ def packed(name: str) -> bytes:
     """The example `name` as a record."""
     if name in EVENTS:
         return wire.pack_event(STREAM, address(name), EVENTS[name])
+    if name in CONTROL:
+        return wire.pack_control(STREAM, CONTROL[name])
     return wire.pack_receipt(STREAM, address(name), SENDER, RECEIPTS[name])
 
 
@@ -67,7 +75,7 @@ def golden(name: str) -> Path:
 
 def main() -> None:
     """Write the golden bytes of kinds that have none yet.  What is there is never written again."""
-    for name in [*EVENTS, *RECEIPTS]:
+    for name in [*EVENTS, *RECEIPTS, *CONTROL]:
         if not golden(name).exists():
             golden(name).write_bytes(packed(name))
 

@@ -11,7 +11,7 @@ import pytest
 from schemas import wire
 from tests.support import samples
 
-NAMES = [*samples.EVENTS, *samples.RECEIPTS]
+NAMES = [*samples.EVENTS, *samples.RECEIPTS, *samples.CONTROL]
 FORMAT = Path(wire.__file__).parent / "FORMAT.md"
 
 
@@ -36,6 +36,8 @@ def test_we_read_the_bytes_that_version_1_wrote(name: str) -> None:
     assert (frame.stream, frame.address, frame.codec) == (samples.STREAM, samples.address(name), wire.CODEC_NONE)
     if name in samples.EVENTS:
         assert wire.event(frame.kind, frame.body) == samples.EVENTS[name]
+    elif name in samples.CONTROL:
+        assert wire.said(frame.kind, frame.body) == samples.CONTROL[name]
     else:
         assert wire.receipt(frame.kind, frame.body) == (samples.SENDER, samples.RECEIPTS[name])
 
@@ -64,7 +66,9 @@ def test_the_document_lists_every_kind_with_its_number_and_fields() -> None:
     expected = {
         number: (
             kind.__name__,
-            ", ".join((*(("sender",) if number >= wire.FIRST_RECEIPT else ()), *wire._fields(kind))),
+            ", ".join(
+                (*(("sender",) if wire.FIRST_RECEIPT <= number < wire.FIRST_CONTROL else ()), *wire._fields(kind))
+            ),
         )
         for number, kind in wire.KINDS.items()
     }

@@ -13,6 +13,7 @@ def test_a_stream_has_one_topic_named_by_its_identity() -> None:
 
 def test_all_replicas_speak_on_one_topic() -> None:
     assert topics.receipts() == "vmferry.receipts"
+    assert topics.control() == "vmferry.control"
 
 
 def test_two_installations_on_one_bus_are_told_apart_by_their_prefix() -> None:

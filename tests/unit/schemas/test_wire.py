@@ -15,7 +15,7 @@ from schemas import errors, events, receipts, wire
 from schemas.identity import Address, Attempt, Chain, Cut, Volume
 from tests.support import samples
 
-NAMES = [*samples.EVENTS, *samples.RECEIPTS]
+NAMES = [*samples.EVENTS, *samples.RECEIPTS, *samples.CONTROL]
 
 
 def read(record: bytes) -> Any:
@@ -23,6 +23,8 @@ def read(record: bytes) -> Any:
     frame = wire.unpack(record)
     if frame.kind < wire.FIRST_RECEIPT:
         return wire.event(frame.kind, frame.body)
+    if frame.kind >= wire.FIRST_CONTROL:
+        return wire.said(frame.kind, frame.body)
     return wire.receipt(frame.kind, frame.body)
 
 
@@ -41,11 +43,13 @@ def body(name: str) -> dict[str, Any]:
 def decode(name: str, fields: Any) -> Any:
     kind = wire.unpack(samples.packed(name)).kind
     packed = msgpack.packb(fields)
+    if name in samples.CONTROL:
+        return wire.said(kind, packed)
     return wire.event(kind, packed) if name in samples.EVENTS else wire.receipt(kind, packed)
 
 
 def test_every_kind_has_an_example() -> None:
-    examples = [*samples.EVENTS.values(), *samples.RECEIPTS.values()]
+    examples = [*samples.EVENTS.values(), *samples.RECEIPTS.values(), *samples.CONTROL.values()]
     assert {type(example) for example in examples} == set(wire.KINDS.values())
 
 
@@ -115,10 +119,15 @@ def test_a_record_of_another_kind_does_not_pass_for_this_one() -> None:
 
 
 def test_receipts_and_events_are_not_taken_for_each_other() -> None:
-    with pytest.raises(errors.Malformed, match="is a receipt"):
-        wire.event(64, b"\x80")
-    with pytest.raises(errors.Malformed, match="is an event"):
-        wire.receipt(1, b"\x80")
+    for kind in (64, 128):
+        with pytest.raises(errors.Malformed, match="is no event"):
+            wire.event(kind, b"\x80")
+    for kind in (1, 128):
+        with pytest.raises(errors.Malformed, match="is no receipt"):
+            wire.receipt(kind, b"\x80")
+    for kind in (1, 64):
+        with pytest.raises(errors.Malformed, match="holds neither"):
+            wire.said(kind, b"\x80")
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -135,7 +144,7 @@ def test_a_body_has_exactly_the_fields_of_its_kind(name: str) -> None:
 def test_a_field_of_another_type_is_refused(name: str) -> None:
     fields = body(name)
     for field in fields:
-        for wrong in (None, 1.5, {"a": 1}, -1, [None], True if fields[field] is not True else 1):
+        for wrong in (None, 1.5, {"a": 1}, -1, [None], 1 if isinstance(fields[field], bool) else True):
             with pytest.raises(errors.Malformed):
                 decode(name, {**fields, field: wrong})
 
