@@ -33,6 +33,8 @@ class Touched:
     pieces: list[Piece] = field(default_factory=list)
     kept: dict[int, Ranges] = field(default_factory=dict)
     "Bytes that were zeroed and keep their space until the epoch is settled."
+    writing: Sequence[Change] = ()
+    "Changes that are being written, or were when the medium was full: of them nothing is known."
     size: int = 0
     "Bytes of data written."
 
@@ -109,9 +111,11 @@ class Target:
         for index, ranges in first_touched.items():
             for first, end in ranges:
                 touched.of(index).add(first, end)
+        touched.writing = changes
         for wave in pieces.waves(changes, self.volumes):
             together = pieces.groups(wave, pieces.length, lambda one: (type(one), one.volume))
             await pieces.side_by_side(self._write(group, touched) for group in together)
+        touched.writing = ()
 
     def _first_touched(self, changes: Sequence[Change], touched: Touched) -> dict[int, Ranges]:
         """Blocks that these changes are the first of the epoch to write to, and not with what they already hold."""
@@ -242,6 +246,8 @@ class Target:
         covered: dict[int, Ranges] = {}
         for piece in but.pieces if but else ():
             covered.setdefault(piece.volume, Ranges()).add(piece.start, piece.start + piece.length)
+        for change in but.writing if but else ():
+            covered.setdefault(change.volume, Ranges()).add(change.start, change.start + pieces.length(change))
         wanted: list[Piece] = []
         for written in (self.restored, *(touched.pieces for touched in reversed(epochs))):
             for piece in reversed(written):

@@ -180,12 +180,18 @@ class Replay:
         try:
             await self.target.apply(changes, self._touched)
         except errors.Full:
-            before = self.target.undo.begin
             await self.settle()
-            self.retention.give_up()
-            if self.target.undo.begin == before:
-                raise
-            await self.target.apply(changes, self._touched)
+            await self._squeeze_in(changes)
+
+    async def _squeeze_in(self, changes: Sequence[events.Written | events.Zeroed]) -> None:
+        """Apply what found no room: what is settled gave some back, and kept epochs do, one after the other."""
+        while self._touched is not None:  # it is, unless what was settled was not on the medium
+            try:
+                await self.target.apply(changes, self._touched)
+                return
+            except errors.Full:
+                if not self.retention.give_up_oldest():
+                    raise
 
     async def _sealed(self, position: receipts.Position) -> None:
         assert self._touched is not None

@@ -30,19 +30,19 @@ class Retention:
             self._forget(kept[0].position.epoch, kept[0].end)
         else:
             self._forget_all()
-        for one in kept[1:] if self._quota else ():
-            if self._undo.used > self._quota:
-                log.warning("undo log passes its quota of %d bytes: its oldest epochs go first", self._quota)
-                self._forget(one.position.epoch, one.end)
-        if self._quota and self._undo.used > self._quota:
-            self._forget_all()
+        while self._quota and self._undo.used > self._quota and self.give_up_oldest():
+            continue
 
-    def give_up(self) -> None:
-        """There is no room: give up every epoch but the position, aloud."""
-        before = len(self._journal.store.kept())
-        self._forget_all()
-        if lost := before - len(self._journal.store.kept()):
-            log.warning("no room for pre-images: %d kept epochs can no longer be rewound to", lost)
+    def give_up_oldest(self) -> bool:
+        """There is no room: give up the oldest kept epoch, aloud.  False when that gave nothing back, nor can more."""
+        kept, before = self._journal.store.kept(), self._undo.used
+        if len(kept) > 1:
+            self._forget(kept[1].position.epoch, kept[1].end)
+        else:
+            self._forget_all()
+        if lost := len(kept) - len(self._journal.store.kept()):
+            log.warning("no room for pre-images: epoch %d can no longer be rewound to", kept[0].position.epoch)
+        return bool(lost) or self._undo.used < before
 
     def _forget_all(self) -> None:
         state = self._journal.state

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -142,10 +143,11 @@ async def _differing(device: ports.BlockDevice, directory: Path, known: SourceSt
             travels.add(start * old.block_size, min(end * old.block_size, size))
         for start, end in holes:
             travels.remove(start, end)
-        async for found in Scan(0, _Cut(device, size), volume, known.seed, pool).changed():
-            if isinstance(found, Blocks):
-                start = found.first * old.block_size
-                travels.add(start, start + len(found.data))
+        async with contextlib.aclosing(Scan(0, _Cut(device, size), volume, known.seed, pool).changed()) as walk:
+            async for found in walk:
+                if isinstance(found, Blocks):
+                    start = found.first * old.block_size
+                    travels.add(start, start + len(found.data))
         for start, end in holes.missing(size, device.size):
             travels.add(start, end)
         return travels.total

@@ -23,6 +23,11 @@ def bound(total: int, most: int) -> int:
     return min(most, max(total // _SHARE, LEAST)) if total > 4 * most else most
 
 
+def size(piece: Found) -> int:
+    """Bytes of data in it."""
+    return len(piece.data) if isinstance(piece, Blocks) else 0
+
+
 @dataclass(slots=True)
 class Part:
     """The epoch that is being written."""
@@ -39,7 +44,7 @@ class Part:
         start = piece.first * volume.block_size
         if isinstance(piece, Blocks):
             self.blocks.append(StagedBlocks(piece.volume, piece.first, piece.prints, piece.digests))
-            self.size += len(piece.data)
+            self.size += size(piece)
             return events.Written(piece.volume, start, piece.digests, piece.data)
         self.zeros.append(StagedZeros(piece.volume, piece.first, piece.count))
         return events.Zeroed(piece.volume, start, min(piece.count * volume.block_size, volume.size - start))

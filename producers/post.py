@@ -20,7 +20,7 @@ class Settings:
     """What may be tuned.  Bytes and seconds."""
 
     part: int = 8 << 20
-    "Data in one epoch.  What a killed baseline sends twice is less than this."
+    "Data in one epoch at most.  What a killed baseline sends twice is no more than this."
     window: int = 128 << 20
     "Bytes in flight: sent, and not yet read by the slowest replica."
     answer: float = 10.0

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterator
 from dataclasses import dataclass
 
 from engine import digest, ports
@@ -60,28 +60,26 @@ class Scan:
         self._seed = seed
         self._offload = offload
 
-    async def changed(self) -> AsyncIterator[Found]:
-        """Blocks with a digest whose content is another one now."""
+    def changed(self) -> AsyncGenerator[Found, None]:
+        """Blocks with a digest whose content is another one now.  To be closed by who leaves it early."""
         volume = self._map.volume
         step, known = max(WINDOW // volume.block_size, 1), Ranges()
         for start, end in self._map.known.set_runs(0, volume.blocks):
             # Whole windows: what a killed baseline has not sent yet is not read here; scattered blocks cost no more.
             known.add(start // step * step, min(-(-end // step) * step, volume.blocks))
-        async for found in self._walk(known, self._differing, self._zeros_differing):
-            yield found
+        return self._walk(known, self._differing, self._zeros_differing)
 
-    async def unsure(self) -> AsyncIterator[Found]:
-        """Every block that some replica may lack, as it is now."""
+    def unsure(self) -> AsyncGenerator[Found, None]:
+        """Every block that some replica may lack, as it is now.  To be closed by who leaves it early."""
         wanted = Ranges(self._map.unsure.set_runs(0, self._map.volume.blocks))
-        async for found in self._walk(wanted, self._all, self._zeros_all):
-            yield found
+        return self._walk(wanted, self._all, self._zeros_all)
 
     async def _walk(
         self,
         wanted: Ranges,
         data: _OfData,
         zeros: _OfZeros,
-    ) -> AsyncIterator[Found]:
+    ) -> AsyncGenerator[Found, None]:
         """Windows of `wanted` in order, `_AHEAD` of them under way at any time."""
         size = self._map.volume.block_size
         span = max(_SPAN // size, 1) * size

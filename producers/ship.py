@@ -6,9 +6,10 @@ What a crash leaves at each step of an epoch is written in producers/ledger.py.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import AsyncGenerator, Callable
 from dataclasses import replace
 
 from engine import epoch, errors, ports
@@ -177,11 +178,12 @@ class Shipper:
         )
         self.ledger.begin_rebuild()
         for index, one in enumerate(self.map.volumes):
-            async for found in self._scan(index).unsure():
-                if isinstance(found, Blocks):
-                    one.put(found.first, found.prints, found.digests, sure=True)
-                else:
-                    one.put_zeros(found.first, found.count, sure=True)
+            async with contextlib.aclosing(self._scan(index).unsure()) as walk:
+                async for found in walk:
+                    if isinstance(found, Blocks):
+                        one.put(found.first, found.prints, found.digests, sure=True)
+                    else:
+                        one.put_zeros(found.first, found.count, sure=True)
         self.ledger.end_rebuild()
 
     def _scan(self, index: int) -> Scan:
@@ -231,16 +233,14 @@ class Shipper:
             self._volumes = volumes
             before = self._sealed
             for index in range(len(volumes)):
-                async for found in self._scan(index).changed():
-                    await self._emit(found, Cut.NONE)
+                await self._emit_all(self._scan(index).changed(), Cut.NONE)
             await self._settle_commit()
             lacking = self.map.missing - (self._part.sure if self._part else 0)
             if self._part is not None or ((always or self._sealed > before) and not lacking):
                 await self._seal()
                 await self._settle_commit()
             for index in range(len(volumes)):
-                async for found in self._scan(index).unsure():
-                    await self._emit(found, None)
+                await self._emit_all(self._scan(index).unsure(), None)
             if self._part is not None:
                 await self._seal()
             await self._settle_commit()
@@ -263,6 +263,11 @@ class Shipper:
             await self.start()
             await self.ship()
 
+    async def _emit_all(self, scanned: AsyncGenerator[Found, None], cut: Cut | None) -> None:
+        async with contextlib.aclosing(scanned) as walk:
+            async for found in walk:
+                await self._emit(found, cut)
+
     async def _emit(self, found: Found, cut: Cut | None) -> None:
         """Put what was found into open epochs, each sealed when it is large enough.
 
@@ -272,6 +277,8 @@ class Shipper:
         for piece in scan.pieces(
             found, known.volume.block_size, min(max(self._part_size, parts.LEAST), wire.MAX_PAYLOAD)
         ):
+            if self._part is not None and self._part.size + parts.size(piece) > self._part_size:
+                await self._seal(cut)
             part = self._part or await self._open()
             count = len(piece.prints) // 16 if isinstance(piece, Blocks) else piece.count
             part.sure += sum(end - start for start, end in known.unsure.set_runs(piece.first, count))

@@ -110,26 +110,8 @@ async def open_source(
         registry.Registry(where).save(stream)
         # First of all on the way out: what still runs in threads ends before any file is closed.
         stack.push_async_callback(pool.idle)
-        stack.push_async_exit(_Closing(shipper))
+        stack.push_async_callback(shipper.close)
         yield Site(stream, directory, source, shipper, limiter, notes)
-
-
-class _Closing:
-    """Closes the shipper on the way out; when that fails too, what led there is what its user hears."""
-
-    def __init__(self, shipper: ship.Shipper) -> None:
-        self._shipper = shipper
-
-    async def __aenter__(self) -> None:
-        """Nothing to do."""
-
-    async def __aexit__(self, _kind: object, why: BaseException | None, _trace: object) -> None:
-        try:
-            await self._shipper.close()
-        except errors.FerryError as late:
-            if why is None:
-                raise
-            log.info("closing, after %r: %s", why, late)
 
 
 async def _shipper(

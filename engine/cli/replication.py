@@ -103,6 +103,7 @@ class Replication:
             began, self._base = time.monotonic(), site.source.told.read
             if began - self._looked > UNSEEN or not passes.settled() or not await site.source.same():
                 self._phase, self._looked = "shipping", began
+                room.refuse_state(self.where, self.pair, 0, self.choices.state_quota)
                 self.outcomes.append(await passes.run(self.choices.steady))
             self._phase = "following"
             if self.choices.every is None:

@@ -133,11 +133,12 @@ class RawDevice:
     async def evict(self, start: int, length: int) -> None:
         """Drop the range, widened to whole pages, from the page cache.  Flush first: dirty pages stay.
 
+        Also what was written past the cache: some file systems take O_DIRECT and use their cache all the same (ext4
+        with data=journal does).
+
         What this cannot do: pages that another program has mapped or locked stay; tmpfs has no medium; the cache of a
         drive, of a RAID controller or of a file server is not ours to drop.
         """
-        if self._direct is not None and self._direct.whole(start, length) == length:
-            return  # it is never in there
         await self._run(f"evict {length:,} bytes at {start:,}", blocking.evict, start, length)
 
     async def resize(self, size: int) -> None:

@@ -230,7 +230,7 @@ def test_epochs_are_listed_newest_last(ferry: Ferry, source: Path, target: Path)
 
 def test_a_replica_that_was_never_equal_to_its_source_says_where_it_is(ferry: Ferry, target: Path) -> None:
     source = image(target.with_name("large.img"), 64 * MEBI)
-    process = ferry.begin("replicate", source, target, "--rate", "8M", "--json")
+    process = ferry.begin("replicate", source, target, "--rate", "2M", "--json")
     until(lambda: any(ferry.state.glob("streams/*/replica-*/state.sqlite")))
     until(lambda: ferry.run("epochs", source, "--json").code == 0)
     until(lambda: ferry.run("epochs", source, "--json").last["position"]["epoch"] > 0)

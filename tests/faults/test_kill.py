@@ -91,7 +91,7 @@ def test_of_a_baseline_killed_at_90_percent_less_than_one_percent_travels_again(
     ferry = Ferry(tmp_path / "state", _KEEPS_THE_LOG)
     source, target = image(tmp_path / "disk.img", size), tmp_path / "replica.img"
     with bus_of(kind, tmp_path) as (url, _):
-        process = ferry.begin("replicate", source, target, "--bus", url, "--rate", "40M", "--quiet")
+        process = ferry.begin("replicate", source, target, "--bus", url, "--rate", "16M", "--quiet")
         until(lambda: registry.Registry(places.Places(ferry.state)).streams())
         (stream,) = registry.Registry(places.Places(ferry.state)).streams()
         seen = Counting(url, stream.identity)
@@ -101,7 +101,7 @@ def test_of_a_baseline_killed_at_90_percent_less_than_one_percent_travels_again(
             process.communicate()
             asyncio.run(seen.catch_up())
             durable = seen.durable
-            assert 0.9 * size <= durable < 0.97 * size
+            assert 0.9 * size <= durable < size, "it was killed too late: nothing was left to do"
             assert not seen.again
             ferry.replicate(source, target, "--rate", "off")
             asyncio.run(seen.catch_up())

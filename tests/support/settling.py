@@ -30,6 +30,8 @@ class Device(MemoryDevice):
     def __init__(self, order: list[str]) -> None:
         super().__init__(0, 16)
         self.order, self.failing, self.drops = order, False, False
+        self.full: list[int] = []
+        "Which of the next writes find the medium full, counted from 1."
 
     async def flush(self) -> None:
         self.order.append("flush")
@@ -42,6 +44,9 @@ class Device(MemoryDevice):
         self.order.append("read back")
 
     async def write(self, start: int, data: bytes) -> None:
+        self.full = [left - 1 for left in self.full]
+        if 0 in self.full:
+            raise errors.Full("device: no space left")
         if not self.drops:
             await super().write(start, data)
 
@@ -113,7 +118,8 @@ class Bench:
 
     async def replay(self) -> Replay:
         """A process of the replica, recovered."""
-        target = Target([self.device], UndoLog(self.undo), lambda _, volume: Leaves(volume, self.digests, self.claims))
+        log = UndoLog(self.undo, self.settings.undo_quota or None)
+        target = Target([self.device], log, lambda _, volume: Leaves(volume, self.digests, self.claims))
         source = MemoryLog("stream", self.stream, _open_gate, None)
         answers = MemoryLog("answers", self.answers, self.gate, None)
         replay = Replay(STREAM, Reader(STREAM, source), answers, target, self.store, self.settings)
@@ -126,15 +132,24 @@ class Bench:
         self.stream.add([wire.pack_event(STREAM, address, event)])
 
     def epoch(
-        self, content: bytes, cut: Cut = Cut.CRASH, seal: bool = True, roots: Sequence[bytes] = (), digests: bytes = b""
+        self,
+        content: bytes,
+        cut: Cut = Cut.CRASH,
+        seal: bool = True,
+        roots: Sequence[bytes] = (),
+        digests: bytes = b"",
+        pieces: int = 1,
     ) -> None:
-        """One epoch on the log: the volume's whole content."""
+        """One epoch on the log: the volume's whole content, in so many changes."""
         self.number += 1
         volumes = (Volume("vda", len(content), BLOCK),)
         writer = epoch.Writer(1, ATTEMPT, self.number, volumes, (events.Fit(self.chain),))
         self.say(writer.next_address(), writer.opened)
-        change = events.Written(0, 0, digests or digest.of_pieces(0, content, BLOCK), content)
-        self.say(writer.change(change), change)
+        step = len(content) // pieces
+        for start in range(0, len(content), step):
+            data = content[start : start + step]
+            change = events.Written(0, start, digests or digest.of_pieces(0, data, BLOCK), data)
+            self.say(writer.change(change), change)
         if seal:
             said = writer.seal(cut, 0, tuple(roots), 7)
             self.say(writer.next_address(), said)

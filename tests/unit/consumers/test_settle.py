@@ -268,15 +268,30 @@ async def test_an_epoch_whose_pre_images_are_damaged_is_refused_before_anything_
 
 async def test_the_oldest_epochs_go_first_when_the_quota_is_passed_and_the_position_never() -> None:
     bench, replay = await caught_up(settings=Settings(undo_quota=1000))
+    seen = list[int]()
     for at in range(8):
         bench.epoch(fill(bytes([97 + at])))
         await bench.read(replay)
+        seen.append(len(bench.store.kept()))
     numbers = [one.position.epoch for one in bench.store.kept()]
     assert numbers == list(range(numbers[0], 9))
     assert 1 < numbers[0] < 8
+    assert seen == sorted(seen), "one goes for each that comes: never all of them at once"
     assert replay.target.undo.used <= 1000
     await replay.rewind(replay.retention.goal(numbers[0]))
     assert bench.device.content() == fill(bytes([96 + numbers[0]]))
+
+
+@pytest.mark.parametrize("kept", [0, 2])
+async def test_a_target_that_fills_under_an_epoch_is_not_called_diverged_for_what_was_half_written(kept: int) -> None:
+    bench, replay = await caught_up(*(fill(bytes([97 + at])) for at in range(kept)))
+    bench.epoch(fill(b"x"), cut=Cut.NONE)  # waits: no root asks for it to be settled at once
+    bench.epoch(fill(b"y"), pieces=2)
+    bench.device.full = [3]  # of the second epoch the first half is written, and nobody noted it
+    await bench.read(replay)
+    assert not told(bench, receipts.Diverged)
+    assert bench.device.content() == fill(b"y")
+    assert bench.position.epoch == kept + 2
 
 
 async def test_a_rewind_writes_its_intent_first_and_the_position_before_anything_is_dropped() -> None:

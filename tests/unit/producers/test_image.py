@@ -86,17 +86,20 @@ async def test_a_stamp_of_the_future_is_not_waited_for(
 
 
 async def test_a_writer_who_never_stops_is_not_waited_for_ever(source: image.ImageSource, tmp_path: Path) -> None:
-    path, done = tmp_path / "disk.img", threading.Event()
+    path, done, again = tmp_path / "disk.img", threading.Event(), threading.Event()
 
     def writes() -> None:
-        while not done.wait(0.002):
+        while not done.wait(0.03):  # longer than a step of the file system's clock
             _write(path)
+            again.set()
 
     writer = threading.Thread(target=writes)
     writer.start()
     try:
-        await asyncio.wait_for(source.begin(), 10)
-        await asyncio.sleep(0.05)
+        await source.begin()
+        for _ in range(2):
+            again.clear()
+            assert await asyncio.to_thread(again.wait, 60)
         assert await source.cut() is Cut.NONE
     finally:
         done.set()
