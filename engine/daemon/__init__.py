@@ -1,0 +1,1 @@
+"""What the daemons of both sides have in common: config, supervision, control socket, presence."""
