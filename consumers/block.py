@@ -117,6 +117,17 @@ class Target:
             await pieces.side_by_side(self._write(group, touched) for group in together)
         touched.writing = ()
 
+    def over(self, changes: Sequence[Change], touched: Touched) -> bool:
+        """Whether any of the changes is to a block that was touched before."""
+        return any(
+            next(touched.of(change.volume).within(*self._blocks(change)), None) is not None for change in changes
+        )
+
+    def _blocks(self, change: Change) -> tuple[int, int]:
+        """The blocks that it touches: first, and behind the last."""
+        size = self.volumes[change.volume].block_size
+        return change.start // size, -(-(change.start + pieces.length(change)) // size)
+
     def _first_touched(self, changes: Sequence[Change], touched: Touched) -> dict[int, Ranges]:
         """Blocks that these changes are the first of the epoch to write to, and not with what they already hold."""
         found: dict[int, Ranges] = {}
@@ -130,8 +141,7 @@ class Target:
 
     def _differing(self, change: Change) -> Iterator[tuple[int, int]]:
         volume, leaves = self.volumes[change.volume], self.leaves[change.volume]
-        length = pieces.length(change)
-        first, end = change.start // volume.block_size, -(-(change.start + length) // volume.block_size)
+        length, (first, end) = pieces.length(change), self._blocks(change)
         if isinstance(change, events.Zeroed) or not leaves.claims.any(first, end - first):
             yield first, end
             return

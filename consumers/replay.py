@@ -19,7 +19,7 @@ from consumers.retention import Retention
 from engine import errors, ports, replica
 from engine.store import replicas
 from schemas import events, receipts
-from schemas.identity import Address
+from schemas.identity import Address, Attempt
 
 log = logging.getLogger("vmferry.replay")
 
@@ -147,6 +147,12 @@ class Replay:
             await self.journal.publish()
         return len(records)
 
+    async def ask(self, reason: str) -> None:
+        """Ask whoever produces for a new start: there is something that we lack."""
+        nobody = Address(0, Attempt(0), 0, 0)
+        self.journal.commit(self.state, (receipts.Gap(nobody.seal, self.state.position, reason),))
+        await self.journal.publish()
+
     async def _handle(self, record: Record) -> None:
         address, event = record.address, record.event
         if isinstance(event, Unreadable):
@@ -177,6 +183,12 @@ class Replay:
         if not changes:
             return
         assert self._touched is not None
+        if any(self.target.over(changes, one.touched) for one in self._waiting):
+            # A block is read back before it is overwritten: what a medium dropped would become a pre-image, and what
+            # was never there could be gone back to.
+            await self.settle()
+            if self._touched is None:
+                return
         try:
             await self.target.apply(changes, self._touched)
         except errors.Full:

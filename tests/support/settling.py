@@ -30,6 +30,8 @@ class Device(MemoryDevice):
     def __init__(self, order: list[str]) -> None:
         super().__init__(0, 16)
         self.order, self.failing, self.drops = order, False, False
+        self.dropping = 0
+        "How many of the next writes it says it did, and did not."
         self.full: list[int] = []
         "Which of the next writes find the medium full, counted from 1."
 
@@ -47,7 +49,9 @@ class Device(MemoryDevice):
         self.full = [left - 1 for left in self.full]
         if 0 in self.full:
             raise errors.Full("device: no space left")
-        if not self.drops:
+        if self.dropping:
+            self.dropping -= 1
+        elif not self.drops:
             await super().write(start, data)
 
     async def resize(self, size: int) -> None:
@@ -139,14 +143,16 @@ class Bench:
         roots: Sequence[bytes] = (),
         digests: bytes = b"",
         pieces: int = 1,
+        only: int | None = None,
     ) -> None:
-        """One epoch on the log: the volume's whole content, in so many changes."""
+        """One epoch on the log: the volume's whole content, in so many changes; or `only` the block of that number."""
         self.number += 1
         volumes = (Volume("vda", len(content), BLOCK),)
         writer = epoch.Writer(1, ATTEMPT, self.number, volumes, (events.Fit(self.chain),))
         self.say(writer.next_address(), writer.opened)
         step = len(content) // pieces
-        for start in range(0, len(content), step):
+        for start in range(0, len(content), step) if only is None else [only * BLOCK]:
+            step = step if only is None else BLOCK
             data = content[start : start + step]
             change = events.Written(0, start, digests or digest.of_pieces(0, data, BLOCK), data)
             self.say(writer.change(change), change)

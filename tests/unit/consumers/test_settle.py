@@ -43,8 +43,8 @@ async def test_the_device_shrinks_only_after_the_position_that_says_so() -> None
 async def test_several_sealed_epochs_are_settled_by_one_flush_and_one_transaction() -> None:
     bench = Bench()
     replay = await bench.replay()
-    for letter in (b"a", b"b", b"c"):
-        bench.epoch(fill(letter))
+    for block in range(3):
+        bench.epoch(fill(b"a"), only=block)
     await bench.read(replay)
     # The first flush and transaction are the answer to `Started`.
     assert bench.order.count("flush") == 1
@@ -280,6 +280,18 @@ async def test_the_oldest_epochs_go_first_when_the_quota_is_passed_and_the_posit
     assert replay.target.undo.used <= 1000
     await replay.rewind(replay.retention.goal(numbers[0]))
     assert bench.device.content() == fill(bytes([96 + numbers[0]]))
+
+
+async def test_what_a_medium_dropped_is_noticed_before_the_next_epoch_overwrites_it() -> None:
+    """Else it would become a pre-image: what was never there could be gone back to."""
+    bench, replay = await caught_up(fill(b"a"))
+    bench.device.dropping = 1
+    bench.epoch(fill(b"x"), cut=Cut.NONE)
+    bench.epoch(fill(b"y"), seal=False)
+    await bench.read(replay)
+    assert told(bench, receipts.Diverged) == [1]
+    assert bench.position.epoch == 1
+    assert bench.device.content() == fill(b"a")
 
 
 @pytest.mark.parametrize("kept", [0, 2])
