@@ -107,6 +107,12 @@ class Reader:
             self._ahead = batch.end, asyncio.ensure_future(self._batch(batch.end, 0))
         return batch.records
 
+    async def wait(self, seconds: float) -> None:
+        """Return when there is more, or `seconds` are over.  May be cancelled: what comes is kept for `next`."""
+        if self._ahead is None:
+            self._ahead = self._offset, asyncio.ensure_future(self._batch(self._offset, seconds))
+        await asyncio.wait([self._ahead[1]])
+
     async def _read_ahead(self) -> _Batch | None:
         """What was read meanwhile, if it is what is wanted now."""
         ahead, self._ahead = self._ahead, None

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -14,7 +14,7 @@ from consumers.block import Target
 from consumers.reader import Reader
 from consumers.replay import Replay, Settings
 from engine import errors, places, ports, quotas, registry
-from engine.bus import connect
+from engine.bus.reach import reach
 from engine.device import images
 from engine.pool import Pool
 from engine.store.file import OsFile
@@ -36,6 +36,8 @@ class Options:
     secret_file: str = ""
     undo_quota: int = 0
     settings: Settings = field(default_factory=Settings)
+    reach: Callable[[registry.Replica, int | None], Awaitable[ports.Bus]] = reach
+    "How to get to the bus: a daemon has one connection for all its replicas."
 
 
 @dataclass(slots=True)
@@ -86,9 +88,9 @@ async def open_replica(
         held.refuse(record.held, record.disks[0].path)
         pool = Pool("target")
         stack.callback(pool.close)
-        bus = await connect.connect(record.bus)
+        bus = await options.reach(record, None)
         stack.push_async_callback(bus.close)
-        topic = await bus.open(topics.stream(stream.identity))
+        topic = await bus.open(topics.stream(stream.identity, record.prefix))
         keeper = _Keeper(registry.Registry(where), record)
         stack.callback(keeper.leave)
         devices, created = await _open_images(stack, keeper, options, pool)
@@ -102,7 +104,7 @@ async def open_replica(
         target = Target(devices, _undo(stack, directory, options), files.leaves, pool)
         reader = Reader(stream.identity, topic, offload=pool)
         stack.push_async_callback(reader.close)
-        answers = await bus.open(topics.receipts(), write=True, shared=True)
+        answers = await bus.open(topics.receipts(record.prefix), write=True, shared=True)
         settings = replace(options.settings, undo_quota=options.undo_quota)
         replay = Replay(stream.identity, reader, answers, target, found.store, settings, pool)
         stack.push_async_callback(pool.idle)

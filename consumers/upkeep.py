@@ -11,7 +11,7 @@ from consumers.check import Finding
 from consumers.offline import Offline
 from consumers.state import Told
 from engine import errors, ports, registry
-from engine.bus import connect
+from engine.bus.reach import reach
 from engine.places import Places
 from engine.store import peek
 from engine.store.replicas import State, Update
@@ -101,9 +101,9 @@ async def publish(opened: Offline, record: registry.Replica) -> str:
         return ""
     try:
         async with asyncio.timeout(_BUS_SECONDS), contextlib.AsyncExitStack() as stack:
-            bus: ports.Bus = await connect.connect(record.bus)
+            bus: ports.Bus = await reach(record)
             stack.push_async_callback(bus.close)
-            answers = await bus.open(topics.receipts(), write=True, shared=True)
+            answers = await bus.open(topics.receipts(record.prefix), write=True, shared=True)
             await answers.append([one.record for one in waiting])
             await answers.sync()
     except (errors.FerryError, TimeoutError) as why:

@@ -16,9 +16,11 @@ from typing import Any
 
 from engine import errors, linux, places
 from engine.store import database
+from schemas import topics
 
 log = logging.getLogger("vmferry.state")
-VERSION = 1
+VERSION = 2
+"""1 had no `prefix`, `config` and `site`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,13 +37,20 @@ class Disk:
 
 @dataclass(frozen=True, slots=True)
 class Stream:
-    """What a stream is of.  `begun`: its source has had a state."""
+    """What a stream is of.  `begun`: its source has had a state.  `site` is its source's, where one was named.
+
+    `prefix` begins the names of its topics; `config` is the file whose [kafka] table says how to get into its bus.
+    A stream of which only a replica is here has no path in its disks.
+    """
 
     stream: str
     label: str
     bus: str
     disks: tuple[Disk, ...]
     begun: bool = False
+    site: str = ""
+    prefix: str = topics.PREFIX
+    config: str = ""
 
     @property
     def identity(self) -> bytes:
@@ -64,6 +73,8 @@ class Replica:
     unread: bool = False
     left: tuple[tuple[int, int], ...] = ()
     held: str = ""
+    prefix: str = topics.PREFIX
+    config: str = ""
 
     @property
     def identity(self) -> bytes:
@@ -96,7 +107,7 @@ class Registry:
 
     def of_source(self, path: str) -> Stream | None:
         """The stream of the image at `path`; one that was moved is known by its inode, and given its new path."""
-        wanted, here = _place(path), _identity(path)
+        wanted, here = place(path), _identity(path)
         moved: Stream | None = None
         for one in self.streams():
             if any(disk.path == wanted for disk in one.disks):
@@ -111,7 +122,7 @@ class Registry:
 
     def of_target(self, path: str) -> Replica | None:
         """The replica whose image is at `path`."""
-        wanted = _place(path)
+        wanted = place(path)
         return next((one for one in self.replicas() if any(disk.path == wanted for disk in one.disks)), None)
 
     def find(self, name: str) -> Stream:
@@ -119,7 +130,7 @@ class Registry:
 
         Raises NotFound, Usage.
         """
-        wanted = _place(name)
+        wanted = place(name)
         ours = {one.stream for one in self.replicas() if any(disk.path == wanted for disk in one.disks)}
         found = [
             one
@@ -137,7 +148,7 @@ class Registry:
         return found[0]
 
 
-def _place(path: str) -> str:
+def place(path: str) -> str:
     """Without links and from the root; a URL as it is."""
     return path if "://" in path else os.path.realpath(path)
 

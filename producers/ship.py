@@ -65,6 +65,8 @@ class Shipper:
         self._volumes: tuple[Volume, ...] = ()
         self._sealed = 0
         self._last_cut, self._last_instant = Cut.NONE, 0
+        self.current: tuple[int, float] | None = None
+        "The last epoch that holds a consistent cut of the source whole, and when it was cut, in loop time."
         self._fits: tuple[events.Fit, ...] = ()
         self._first = True
         "No epoch was sealed since the last `Started`."
@@ -83,6 +85,11 @@ class Shipper:
     def sent(self) -> int:
         """Bytes handed to the bus."""
         return self.post.sent
+
+    @property
+    def last_cut(self) -> Cut:
+        """Of the last epoch that was sealed."""
+        return self._last_cut
 
     @property
     def peers(self) -> dict[bytes, Peer]:
@@ -302,9 +309,12 @@ class Shipper:
         self._part = None
         await self._settle_commit()
         # The clock is read first: what is called equal to the source at an instant was so at that instant.
+        # An empty epoch behind the last one is no newer than that one.
+        at = self.current[1] if instant and self.current else asyncio.get_running_loop().time()
         instant = instant or time.time_ns()
         cut = cut if cut is not None else await self.source.cut()
         missing = self.map.missing - part.sure
+        number = part.writer.identity.epoch
         identity, blocks, zeros = part.writer.identity, tuple(part.blocks), tuple(part.zeros)
         staged = Staged(identity, Chain(bytes(32)), self._volumes, blocks, zeros)
         whole = self.settings.roots and missing == 0 and cut is not Cut.NONE
@@ -316,6 +326,8 @@ class Shipper:
         sent = await self.post.hand_over()
         self._fits, self._first = (events.Fit(seal.chain),), False
         self._last_cut, self._last_instant = cut, instant
+        if cut is not Cut.NONE and not missing:
+            self.current = number, at
         self._sealed += 1
         self._commit = asyncio.ensure_future(self._committed(staged, sent))
 
@@ -366,10 +378,14 @@ class Shipper:
         It cuts behind a seal.  A replica that did not answer holds nothing: it comes back by a resync, not by history.
         """
         applied = [peer.applied.offset for peer in self.ear.waited_for()]
-        upto = min([self.state.offset, *applied], default=0)
-        if applied and upto > self._trimmed:
-            await self._log.trim(upto)
-            self._trimmed = upto
+        if applied:
+            await self.trim_to(min([self.state.offset, *applied]))
+
+    async def trim_to(self, offset: int) -> None:
+        """Let go of the records before `offset`, which is behind a seal.  Whose they were comes back by a resync."""
+        if offset > self._trimmed:
+            await self._log.trim(offset)
+            self._trimmed = offset
 
     async def close(self) -> None:
         """Let what is under way end; what becomes of it is found in the log.  Stores and bus stay their owner's.

@@ -5,12 +5,13 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from engine import envelope, errors, places, ports, quotas, registry, units
-from engine.bus import connect
+from engine import envelope, errors, places, ports, quotas, registry
+from engine.bus.reach import reach
+from engine.daemon import wishes
 from engine.device import images
 from engine.device.nbd import NbdDevice
 from engine.pool import Pool
@@ -20,9 +21,9 @@ from producers import post, ship, state
 from producers.image import Image, ImageSource
 from producers.pace import Limiter
 from schemas import topics
+from schemas.identity import Volume
 
 log = logging.getLogger("vmferry.source")
-RATE_FILE = "rate"
 _SPAN = 1 << 30
 """Bytes whose extents are asked for at once."""
 
@@ -36,6 +37,8 @@ class Options:
     force_share: bool = False
     secret_file: str = ""
     ship: post.Settings = field(default_factory=post.Settings)
+    reach: Callable[[registry.Stream, int | None], Awaitable[ports.Bus]] = reach
+    "How to get to the bus: a daemon has one connection for all its streams."
 
 
 @dataclass(slots=True)
@@ -59,6 +62,11 @@ class Site:
                 total += sum(extent.length for extent in found if not extent.zero)
         return total
 
+    def volumes(self) -> tuple[Volume, ...]:
+        """The disks as they are now."""
+        pairs = zip(self.stream.disks, self.source.devices, strict=True)
+        return tuple(Volume(disk.name, device.size, disk.block_size) for disk, device in pairs)
+
     async def obey_rate(self) -> None:
         """Follow the stream's setting of its rate for ever, looking every second."""
         while True:
@@ -67,21 +75,13 @@ class Site:
 
 
 def read_rate(directory: Path) -> int:
-    """Bytes per second that the stream may send, 0 without limit; a setting that cannot be read is none, said aloud."""
-    try:
-        return units.rate((directory / RATE_FILE).read_text())
-    except FileNotFoundError:
-        return 0
-    except (errors.Usage, OSError) as why:
-        log.warning("%s: %s; no limit is kept", directory / RATE_FILE, why)
-        return 0
+    """Bytes per second that the stream may send, 0 without limit."""
+    return wishes.load(directory).rate or 0
 
 
 def write_rate(directory: Path, rate: int) -> None:
     """Keep the stream's rate where a running process finds it within a second."""
-    fresh = directory / f"{RATE_FILE}.new"
-    fresh.write_text(f"{rate}\n")
-    fresh.replace(directory / RATE_FILE)
+    wishes.save(directory, replace(wishes.load(directory), rate=rate))
 
 
 @contextlib.asynccontextmanager
@@ -119,10 +119,10 @@ async def _shipper(
     store: state.SqliteSourceStore, expect: frozenset[bytes], options: Options, pool: Pool,
 ) -> tuple[ship.Shipper, Limiter]:  # fmt: skip
     quotas.keep(directory, quotas.LOG, options.log_quota or 0)
-    bus = await connect.connect(stream.bus, options.log_quota)
+    bus = await options.reach(stream, options.log_quota)
     stack.push_async_callback(bus.close)
-    log_of_stream = await bus.open(topics.stream(stream.identity), write=True)
-    answers = await bus.open(topics.receipts(), write=True, shared=True)
+    log_of_stream = await bus.open(topics.stream(stream.identity, stream.prefix), write=True)
+    answers = await bus.open(topics.receipts(stream.prefix), shared=True)
     stage, maps = OsFile(directory / "stage"), state.Maps(directory)
     stack.callback(stage.close)
     stack.callback(maps.close)

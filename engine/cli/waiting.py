@@ -7,8 +7,8 @@ import contextlib
 import logging
 from dataclasses import dataclass
 
-from engine import envelope, errors, ports
-from engine.bus import connect
+from engine import envelope, errors, ports, registry
+from engine.bus.reach import reach
 from schemas import errors as schema_errors
 from schemas import events, topics
 
@@ -35,19 +35,20 @@ class Waiting:
     more: bool = False
 
 
-async def behind(url: str, stream: bytes, offset: int) -> Waiting:
-    """What waits behind `offset` on the bus at `url`.  Raises nothing that ends a look: it is told in `away`."""
+async def behind(record: registry.Stream, offset: int) -> Waiting:
+    """What waits behind `offset` on the bus of a stream.  Raises nothing that ends a look: it is told in `away`."""
     found = Waiting()
+    url, topic = record.bus, topics.stream(record.identity, record.prefix)
     try:
         async with asyncio.timeout(_SECONDS), contextlib.AsyncExitStack() as stack:
-            bus: ports.Bus = await connect.connect(url)
+            bus: ports.Bus = await reach(record)
             stack.push_async_callback(bus.close)
-            if not await bus.exists(topics.stream(stream)):
+            if not await bus.exists(topic):
                 found.away = f"{url} has no log of this stream"
                 return found
-            log = await bus.open(topics.stream(stream))
+            log = await bus.open(topic)
             found.begin, found.end = await log.ends()
-            await _count(log, stream, max(offset, found.begin), found)
+            await _count(log, record.identity, max(offset, found.begin), found)
     except TimeoutError:
         if not found.end:
             found.away = f"{url} did not answer within {_SECONDS:.0f} s"

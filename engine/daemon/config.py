@@ -87,13 +87,13 @@ def load(file: Path, side: str) -> Config:
     Fragments are FILE without its suffix and `.d`, `*.toml` in the order of their names: /etc/vmferry/source.toml has
     /etc/vmferry/source.d/.
     """
-    main = read(file)
+    main = read(file.absolute())
     reader = Reader(main)
     common = _common(reader, side)
     if reader.problems:
         raise Misset(reader.problems)
     sources, problems = [main], list[str]()
-    folder = file.with_suffix(".d")
+    folder = main.path.with_suffix(".d")
     for path in sorted(folder.glob("*.toml")) if folder.is_dir() else ():
         try:
             sources.append(read(path))

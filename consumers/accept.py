@@ -1,0 +1,60 @@
+"""Which streams a target takes, and where their replicas lie.  Pure."""
+
+from __future__ import annotations
+
+import fnmatch
+import re
+from collections.abc import Sequence
+
+from engine import errors, registry, units
+from engine.daemon.config import Accept
+from schemas import control
+
+_UNSAFE = re.compile(r"[/%\x00-\x1f\x7f]|^[.\s]|[\s]$")
+_LONGEST = 200
+"""Bytes of a name in a path: a file system allows 255, and a suffix follows."""
+
+
+def safe(name: str) -> str:
+    """A name as one part of a path: what could lead elsewhere stands as %XX, so that no two names become one."""
+    text = _UNSAFE.sub(lambda found: "".join(f"%{byte:02X}" for byte in found[0].encode()), name)
+    return text.encode()[:_LONGEST].decode(errors="ignore")
+
+
+def matches(rule: Accept, site: str, label: str) -> bool:
+    """Whether the pattern of the rule takes SITE/NAME."""
+    return fnmatch.fnmatchcase(f"{site}/{label}", rule.streams)
+
+
+def rule_for(rules: Sequence[Accept], said: control.Present) -> Accept | None:
+    """The first rule that takes it."""
+    return next((one for one in rules if matches(one, said.site, said.label)), None)
+
+
+def path(rule: Accept, said: control.Present, stream: str) -> str:
+    """Where the replica of a stream lies.  A name that is too long for a path has the stream's UUID behind it."""
+    name = safe(said.label)
+    if len(name.encode()) >= _LONGEST - 3:
+        name = f"{name[:150]}-{stream}"
+    values = {"site": safe(said.site), "name": name, "id": stream}
+    return re.sub(r"\{(site|name|id)\}", lambda found: values[found[1]], rule.path)
+
+
+def refuse(rule: Accept, said: control.Present, taken: int, where: str, known: registry.Registry) -> str:
+    """Why the rule cannot take this stream, in words; nothing when it can.  `taken`: bytes of its replicas so far."""
+    size = sum(volume.size for volume in said.volumes)
+    if rule.quota and taken + size > rule.quota:
+        return (
+            f"{units.shown(size)} more would pass the quota of {units.shown(rule.quota)} of {rule.where}, of which"
+            f" {units.shown(taken)} are taken"
+        )
+    try:
+        other = known.of_target(where)
+    except errors.FerryError as why:
+        return str(why)
+    if other is not None:
+        return (
+            f"{where} is the replica of stream {other.stream}: put {{id}} into the path of {rule.where}, or"
+            " `vmferry forget` that one"
+        )
+    return ""

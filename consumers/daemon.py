@@ -1,0 +1,215 @@
+"""`vmferry target run`: the replicas of one site, of every stream that a rule of its config takes."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import secrets
+import time
+import uuid
+from collections.abc import Coroutine, Iterable
+from dataclasses import replace
+from typing import Any
+
+from consumers import accept, held, site
+from consumers.serve import Replica
+from engine import errors, places, registry
+from engine.daemon import wishes
+from engine.daemon.config import Accept, Config
+from engine.daemon.daemon import Answer, Daemon, lease_of
+from engine.daemon.job import Job
+from engine.daemon.presence import Listener
+from schemas import control
+
+log = logging.getLogger("vmferry.daemon")
+
+
+class TargetDaemon(Daemon):
+    """As Daemon.  `unclaimed`: streams that are there and not taken, each with why."""
+
+    side = "target"
+
+    def __init__(self, found: Config, where: places.Places) -> None:
+        super().__init__(found, where)
+        self.served: dict[str, Replica] = {}
+        self.unclaimed: dict[str, tuple[control.Present, str]] = {}
+        self.listener = Listener(self.bus, found.common.prefix, self._heard)
+        self._known = registry.Registry(where)
+
+    async def begin(self) -> None:
+        streams = {one.stream: one for one in self._known.streams()}
+        for record in self._known.replicas():
+            if (record.bus, record.prefix) == (self.common.bus, self.common.prefix) and record.stream in streams:
+                self._serve(streams[record.stream], record)
+
+    def _serve(self, stream: registry.Stream, record: registry.Replica, sizes: tuple[int, ...] = ()) -> Replica:
+        rule = next((one for one in self.config.accept if record.disks[0].path and self._taken_by(one, stream)), None)
+        options = site.Options(
+            sizes, rule.secret_file if rule else "", rule.undo_quota if rule else 0, reach=lease_of(self.bus)
+        )
+        one = Replica(self.where, stream, record, options, rule.where if rule else "")
+        self.served[stream.stream] = one
+        one.job.start()
+        return one
+
+    def _taken_by(self, rule: Accept, stream: registry.Stream) -> bool:
+        return accept.matches(rule, stream.site, stream.label)
+
+    # -- what other sites say -----------------------------------------------------------------------------------------
+
+    def _heard(self, stream: bytes, said: control.Present, late: float | None) -> None:
+        name = str(uuid.UUID(bytes=stream))
+        one = self.served.get(name)
+        if one is not None:
+            one.hear(said, late)
+            self._renamed(one, said)
+        elif said.gone:
+            self.unclaimed.pop(name, None)
+        else:
+            self._consider(name, said)
+
+    def _renamed(self, one: Replica, said: control.Present) -> None:
+        """The label and the site are for people: they follow the source."""
+        if (one.stream.label, one.stream.site) != (said.label, said.site):
+            log.info("stream %s is called %s/%s now", one.stream.stream, said.site, said.label)
+            one.stream = replace(one.stream, label=said.label, site=said.site)
+            one.job.label = said.label
+            self._known.save(one.stream)
+
+    def _consider(self, name: str, said: control.Present) -> None:
+        """Take a stream that was never heard of, or say why not."""
+        rule = accept.rule_for(self.config.accept, said)
+        if rule is None:
+            self._refuse(name, said, f"no [[accept]] of {self.common.file} takes {said.site}/{said.label}")
+            return
+        if not said.volumes:
+            self._refuse(name, said, "its source has not been looked at yet")
+            return
+        where = accept.path(rule, said, name)
+        taken = sum(self._size(one) for one in self.served.values() if one.rule == rule.where)
+        try:
+            if why := accept.refuse(rule, said, taken, where, self._known):
+                self._refuse(name, said, why)
+                return
+            self._take(name, said, rule, where)
+        except errors.FerryError as why:
+            self._refuse(name, said, str(why))
+
+    def _refuse(self, name: str, said: control.Present, why: str) -> None:
+        if self.unclaimed.get(name, (None, ""))[1] != why:
+            log.warning("stream %s/%s (%s) is not taken: %s", said.site, said.label, name, why)
+        self.unclaimed[name] = said, why
+
+    def _take(self, name: str, said: control.Present, rule: Accept, where: str) -> None:
+        """Records first: from then on the replica is ours, whatever happens."""
+        common = self.common
+        disks = tuple(registry.Disk(one.name, "", "", one.block_size) for one in said.volumes)
+        stream = registry.Stream(
+            name, said.label, common.bus, disks, site=said.site, prefix=common.prefix, config=str(common.file)
+        )
+        disk = registry.Disk(said.volumes[0].name, where, rule.format, said.volumes[0].block_size)
+        record = registry.Replica(
+            secrets.token_hex(16), name, common.bus, (disk,), prefix=common.prefix, config=str(common.file)
+        )
+        self._known.save(stream)
+        self._known.save(record)
+        self.unclaimed.pop(name, None)
+        log.info("stream %s/%s (%s) is taken: its replica is %s", said.site, said.label, name, where)
+        self._serve(stream, record, tuple(one.size for one in said.volumes)).hear(said, None)
+
+    def _size(self, one: Replica) -> int:
+        state, _ = one.stored()
+        volumes = state.position.volumes if state is not None and state.position.volumes else ()
+        return sum(volume.size for volume in volumes or (one.present.volumes if one.present else ()))
+
+    # -- as Daemon ----------------------------------------------------------------------------------------------------
+
+    async def changed(self, now: Config) -> None:
+        self.config = now
+        for name, (said, _) in list(self.unclaimed.items()):
+            self._consider(name, said)
+        for one in list(self.served.values()):
+            rule = next((rule for rule in now.accept if self._taken_by(rule, one.stream)), None)
+            if rule is not None and rule.undo_quota != one.options.undo_quota:
+                await self._again(one)
+
+    async def _again(self, one: Replica) -> Replica:
+        await one.job.stop(self.common.drain)
+        record = next(two for two in self._known.replicas(one.stream.stream) if two.replica == one.record.replica)
+        fresh = self._serve(one.stream, record, one.options.sizes)
+        fresh.present, fresh.heard, fresh.age, fresh.clocks = one.present, one.heard, one.age, one.clocks
+        return fresh
+
+    def jobs(self) -> Iterable[Job]:
+        return [one.job for one in self.served.values()]
+
+    def background(self) -> Iterable[Coroutine[Any, Any, None]]:
+        return [self.listener.run()]
+
+    def find(self, name: str) -> Replica:
+        """A replica by its stream's label, UUID, SITE/LABEL, or its path.  Raises NotFound, Usage."""
+        wanted = registry.place(name)
+        found = [
+            one
+            for one in self.served.values()
+            if name in (one.stream.label, f"{one.stream.site}/{one.stream.label}")
+            or (len(name) > 3 and one.stream.stream.startswith(name))
+            or any(disk.path == wanted for disk in one.record.disks)
+        ]
+        if not found:
+            known = ", ".join(sorted(one.stream.label for one in self.served.values())) or "none"
+            raise errors.NotFound(f"no stream {name!r} is served here; these are: {known}")
+        if len(found) > 1:
+            raise errors.Usage(f"{name!r} names {len(found)} streams: {', '.join(one.stream.stream for one in found)}")
+        return found[0]
+
+    async def pause(self, name: str, paused: bool) -> Answer:
+        one = self.find(name)
+        one.asked = replace(one.asked, paused=paused)
+        wishes.save(one.directory, one.asked)
+        one.job.wake()
+        return {"stream": one.stream.stream, "label": one.stream.label, "paused": paused}
+
+    def streams(self) -> list[Answer]:
+        return [self._said(one) for one in self.served.values()] + [
+            {
+                "stream": name, "label": said.label, "site": said.site, "state": "unclaimed", "why": why, "path": "",
+                "restarts": 0,
+            }
+            for name, (said, why) in self.unclaimed.items()
+        ]  # fmt: skip
+
+    def _said(self, one: Replica) -> Answer:
+        now, (state, kept) = asyncio.get_running_loop().time(), one.stored()
+        usable = [epoch.position for epoch in kept if epoch.position.usable]
+        position = state.position if state is not None else None
+        if position is not None and position.usable and position not in usable:
+            usable.append(position)
+        best = usable[-1] if usable else None
+        rpo, by = self._rpo(one, best, now)
+        why = one.record.held or (state.held if state is not None else "")
+        difference = one.clocks.seconds
+        return {
+            "stream": one.stream.stream, "label": one.stream.label, "site": one.stream.site,
+            "path": one.record.disks[0].path, "replica": one.record.replica, "state": one.job.state, "why": one.job.why,
+            "since": one.job.since, "restarts": one.job.restarts, "held": why,
+            "epoch": position.epoch if position else None, "usable_epoch": best.epoch if best else None,
+            "proved_epoch": max((one.epoch for one in usable if one.roots), default=None),
+            "source_epoch": one.present.epoch if one.present else None,
+            "source_heard_seconds": round(now - one.heard, 1) if one.heard else None,
+            "source_gone": bool(one.present and one.present.gone),
+            "rpo_seconds": None if rpo is None else round(rpo, 3), "rpo_by": by,
+            "clock_difference_seconds": None if difference is None else round(difference, 3),
+            "undo_bytes": one.opened.replay.target.undo.used if one.opened else None,
+            "undo_quota_bytes": one.options.undo_quota or None,
+            "way": held.way(why, one.stream.label) if why else "",
+        }  # fmt: skip
+
+    def _rpo(self, one: Replica, best: Any, now: float) -> tuple[float | None, str]:
+        """Seconds since the source was what can be used here, and how that is known."""
+        if best is None:
+            return None, "no usable epoch yet"
+        seconds = one.age.of(best.epoch, now)
+        if seconds is not None:
+            return seconds, "its source's own word"
+        return max(0.0, time.time() - best.instant / 1e9), "both sites' clocks: its source was not heard since we began"

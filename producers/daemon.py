@@ -1,0 +1,229 @@
+"""`vmferry source run`: the disks of one site, each a stream, followed for as long as the daemon runs."""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+import time
+import uuid
+from collections.abc import Coroutine, Iterable, Iterator
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from engine import errors, places, registry, units
+from engine.daemon import wishes
+from engine.daemon.config import Common, Config, StreamConfig
+from engine.daemon.daemon import Answer, Daemon, Request, lease_of, text
+from engine.daemon.job import Job
+from engine.daemon.presence import Announcer
+from engine.device import images
+from producers import site
+from producers.follow import Follow
+from producers.pace import Peer
+from producers.retain import Retain
+from schemas import control, topics
+from schemas.identity import Volume
+
+_BLOCK_SIZE = 64 << 10
+
+
+@dataclass(slots=True)
+class Served:
+    """A stream of this site: what the config says of it, its record once its disk was seen, and its job."""
+
+    daemon: SourceDaemon
+    config: StreamConfig
+    record: registry.Stream | None
+    job: Job = field(init=False)
+    asked: wishes.Wishes = field(default_factory=wishes.Wishes)
+    follow: Follow | None = None
+
+    def __post_init__(self) -> None:
+        self.job = Job(self.config.name, self.record.stream if self.record else "", self._work)
+        if self.record is not None:
+            self.asked = wishes.load(self.daemon.where.source(self.record.stream))
+
+    async def _work(self, job: Job) -> None:
+        if self.record is None:
+            self.record = await self.daemon.record_of(self.config)
+            job.stream = self.record.stream
+            self.asked = wishes.load(self.daemon.where.source(self.record.stream))
+            self.daemon.announcer.news(self.record.identity)
+        if self.asked.paused:
+            job.note("paused", "by an operator: `vmferry resume` lets it go on")
+            await job.nap(3600)
+            return
+        asked = self.config
+        options = site.Options(
+            log_quota=asked.log_quota, force_share=asked.force_share, secret_file=asked.secret_file,
+            reach=lease_of(self.daemon.bus),
+        )  # fmt: skip
+        async with site.open_source(self.daemon.where, self.record, frozenset(), options) as opened:
+            self.record = opened.stream
+            rate = self.asked.rate if self.asked.rate is not None else asked.rate
+            opened.limiter.rate = rate or 0
+            opened.shipper.bound(await opened.data())
+            retain = Retain(opened.directory, asked.keep, asked.cap, time.time)
+            news = functools.partial(self.daemon.announcer.news, self.record.identity)
+            self.follow = Follow(opened, asked.every, retain, self.daemon.at_once, job, news)
+            news()
+            try:
+                await self.follow.run()
+            finally:
+                self.follow = None
+
+    def present(self, common: Common, gone: bool = False) -> control.Present | None:
+        """What other sites are told of it; None before its disk was seen."""
+        if self.record is None:
+            return None
+        epoch, age, volumes = 0, 0.0, tuple[Volume, ...]()
+        if self.follow is not None:
+            shipper = self.follow.site.shipper
+            volumes = self.follow.site.volumes() or shipper.state.volumes
+            if shipper.current is not None:
+                epoch, age = shipper.current[0], asyncio.get_running_loop().time() - shipper.current[1]
+        return control.Present(
+            common.site, self.config.name, volumes, epoch, round(age * 1000), time.time_ns(), gone
+        )  # fmt: skip
+
+    def said(self, common: Common) -> Answer:
+        """What `status` says of it."""
+        asked, job = self.config, self.job
+        found: Answer = {
+            "stream": self.record.stream if self.record else "", "label": asked.name, "site": common.site,
+            "disk": asked.disk, "state": job.state, "why": job.why, "since": job.since, "restarts": job.restarts,
+            "every": asked.every,
+        }  # fmt: skip
+        follow = self.follow
+        if follow is None:
+            return found
+        shipper, now = follow.site.shipper, asyncio.get_running_loop().time()
+        missing = sum(min(one.unsure.count * one.volume.block_size, one.volume.size) for one in shipper.map.volumes)
+        return found | {
+            "epoch": shipper.state.epoch, "sent_bytes": shipper.sent, "missing_bytes": missing,
+            "rate": follow.site.limiter.rate, "log_bytes": follow.retain.size, "log_cap_bytes": asked.cap or None,
+            "warning": follow.retain.warning, "notes": follow.site.notes,
+            "current_epoch": shipper.current[0] if shipper.current else None,
+            "current_seconds": round(now - shipper.current[1], 3) if shipper.current else None,
+            "replicas": [
+                {
+                    "replica": peer.replica.hex(), "epoch": peer.applied.epoch, "proved_epoch": peer.verified.epoch,
+                    "answered": peer.answered, "lapsed": peer.lapsed,
+                    "heard_seconds": round(now - peer.heard, 1) if peer.heard else None,
+                }
+                for peer in (shipper.peers.get(one) or Peer(one) for one in shipper.state.peers)
+            ],
+        }  # fmt: skip
+
+
+class SourceDaemon(Daemon):
+    """As Daemon.  `at_once` streams read their disk at one time; the others wait for their turn."""
+
+    side = "source"
+    fanned = staticmethod(lambda prefix: frozenset({topics.receipts(prefix)}))
+
+    def __init__(self, found: Config, where: places.Places) -> None:
+        super().__init__(found, where)
+        self.at_once = asyncio.Semaphore(found.common.at_once)
+        self.announcer = Announcer(self.bus, found.common.prefix, self._presents)
+        self.served: dict[str, Served] = {}
+        self.doing |= {"rate": self._rate, "cut": self._cut}
+
+    async def begin(self) -> None:
+        for one in self.config.streams:
+            self._serve(one)
+
+    def _serve(self, one: StreamConfig) -> None:
+        served = Served(self, one, self._known(one))
+        self.served[one.name] = served
+        served.job.start()
+
+    def _known(self, one: StreamConfig) -> registry.Stream | None:
+        """The record of a stream that was served before: its UUID is its own, or that of its disk."""
+        known = registry.Registry(self.where)
+        if one.id:
+            found = next((record for record in known.streams() if record.stream == one.id), None)
+        else:
+            found = known.of_source(one.disk)
+        return replace(found, label=one.name) if found is not None else None
+
+    async def record_of(self, one: StreamConfig) -> registry.Stream:
+        """The record of a stream, made once.  Raises NotFound, InUse, Usage for a disk that cannot be told."""
+        found = await images.describe(one.disk, format=one.format or None)
+        common = self.common
+        disk = registry.Disk("vda", registry.place(one.disk), one.format or found.format, one.block_size or _BLOCK_SIZE)
+        identity = one.id or str(uuid.uuid4())
+        return registry.Stream(
+            identity, one.name, common.bus, (disk,), site=common.site, prefix=common.prefix, config=str(common.file)
+        )
+
+    async def changed(self, now: Config) -> None:
+        wanted = {one.name: one for one in now.streams}
+        kept = set(now.troubled)  # what cannot be used as it stands now goes on as it stood
+        leaving = [name for name, one in self.served.items() if wanted.get(name) != one.config and name not in kept]
+        await asyncio.gather(*(self.served[name].job.stop(self.common.drain) for name in leaving))
+        for name in leaving:
+            del self.served[name]
+        for name, one in wanted.items():
+            if name not in self.served:
+                self._serve(one)
+
+    def jobs(self) -> Iterable[Job]:
+        return [one.job for one in self.served.values()]
+
+    def streams(self) -> list[Answer]:
+        return [one.said(self.common) for one in self.served.values()]
+
+    def background(self) -> Iterable[Coroutine[Any, Any, None]]:
+        return [self.announcer.run()]
+
+    def _presents(self) -> Iterator[tuple[bytes, control.Present]]:
+        for one in self.served.values():
+            said = one.present(self.common)
+            if said is not None and one.record is not None:
+                yield one.record.identity, said
+
+    def find(self, name: str) -> Served:
+        """A stream by its name, UUID, or disk.  Raises NotFound, and InUse before its disk was seen."""
+        found = [
+            one
+            for one in self.served.values()
+            if name in (one.config.name, one.config.disk)
+            or (one.record is not None and len(name) > 3 and one.record.stream.startswith(name))
+        ]
+        if len(found) != 1:
+            known = ", ".join(self.served) or "none"
+            raise errors.NotFound(f"{len(found)} streams {name!r} are served here; these are: {known}")
+        return found[0]
+
+    def _wish(self, one: Served, now: wishes.Wishes) -> None:
+        if one.record is None:
+            raise errors.InUse(f"{one.config.name}: {one.job.why or 'its disk was not seen yet'}; try again")
+        wishes.save(self.where.source(one.record.stream), now)
+        one.asked = now
+
+    async def pause(self, name: str, paused: bool) -> Answer:
+        one = self.find(name)
+        self._wish(one, replace(one.asked, paused=paused))
+        await self._again(one)
+        return {"stream": one.record.stream if one.record else "", "label": one.config.name, "paused": paused}
+
+    async def _again(self, one: Served) -> None:
+        """The job from its begin, with what is wished now."""
+        await one.job.stop(self.common.drain)
+        self._serve(one.config)
+
+    async def _rate(self, asked: Request) -> Answer:
+        one = self.find(text(asked, "stream"))
+        rate = units.rate(text(asked, "rate"))
+        self._wish(one, replace(one.asked, rate=rate))
+        if one.follow is not None:
+            one.follow.site.limiter.rate = rate
+        return {"stream": one.record.stream if one.record else "", "label": one.config.name, "rate": rate}
+
+    async def _cut(self, asked: Request) -> Answer:
+        one = self.find(text(asked, "stream"))
+        if one.follow is None:
+            raise errors.InUse(f"{one.config.name} is {one.job.state}: {one.job.why}")
+        one.follow.cut_now()
+        return {"label": one.config.name}

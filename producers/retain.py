@@ -1,0 +1,183 @@
+"""What of a stream's log is kept: until every registered replica has applied it, a while longer, and never too much.
+
+Trimming has one owner, the producer.  Only replicas that answered it once are registered; who else reads the topic
+holds nothing.  No history is needed to heal a replica, so that one for whom too much would be kept is told so, and
+comes back by comparing digests.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from engine import errors, units
+from producers.ship import Shipper
+
+log = logging.getLogger("vmferry.ship")
+FILE = "kept.json"
+WARN_AT = 0.8
+"""Share of the cap from which on it is said aloud that the log nears it."""
+_MARKS = 4096
+
+
+@dataclass(frozen=True, slots=True)
+class Mark:
+    """Behind `offset` of the log `sent` bytes had been sent in all, at clock time `at` (seconds since 1970)."""
+
+    offset: int
+    sent: int
+    at: float
+
+
+class Marks:
+    """Which bytes lie where on a topic, remembered from sending them: a bus does not tell.  Pure but for its clock."""
+
+    def __init__(self, marks: list[Mark] | None = None) -> None:
+        self.marks: deque[Mark] = deque(marks or ())
+
+    @property
+    def sent(self) -> int:
+        return self.marks[-1].sent if self.marks else 0
+
+    def add(self, offset: int, size: int, at: float) -> None:
+        """`size` more bytes were sent, up to `offset`."""
+        if self.marks and self.marks[-1].offset >= offset:
+            return
+        if len(self.marks) > 1 and (at - self.marks[-2].at < 1.0 or len(self.marks) > _MARKS):
+            self.marks.pop() if at - self.marks[-1].at < 1.0 else self.marks.popleft()
+        self.marks.append(Mark(offset, self.sent + size, at))
+
+    def trimmed(self, offset: int) -> None:
+        """All below `offset` is gone."""
+        while len(self.marks) > 1 and self.marks[1].offset <= offset:
+            self.marks.popleft()
+
+    def between(self, low: int, high: int) -> int:
+        """About how many bytes lie between two offsets."""
+        return max(0, self._before(high) - self._before(low))
+
+    def _before(self, offset: int) -> int:
+        found = 0
+        for mark in self.marks:
+            if mark.offset > offset:
+                break
+            found = mark.sent
+        return found
+
+    def older_than(self, at: float) -> int:
+        """The offset behind what was sent before `at`."""
+        return max((mark.offset for mark in self.marks if mark.at <= at), default=0)
+
+    def within(self, cap: int) -> int:
+        """The first offset from which on no more than `cap` bytes follow."""
+        floor = self.sent - cap
+        return next((mark.offset for mark in self.marks if mark.sent >= floor), 0)
+
+
+class Retain:
+    """The rule at work for one stream.  `keep` seconds; `cap` bytes, 0 for none."""
+
+    def __init__(self, directory: Path, keep: float, cap: int, clock: Callable[[], float]) -> None:
+        self.keep, self.cap = keep, cap
+        self._path, self._clock = directory / FILE, clock
+        self._marks = _load(self._path)
+        self._sent = self._trimmed = 0
+        self._saved = 0.0
+        self.dropped: tuple[str, ...] = ()
+        "Replicas for which no more is kept."
+
+    @property
+    def size(self) -> int:
+        """About how many bytes of the stream are on the bus."""
+        return self._marks.between(self._trimmed, 1 << 62)
+
+    @property
+    def warning(self) -> str:
+        if self.dropped:
+            return (
+                f"the log reached its cap of {units.shown(self.cap)}: nothing is kept any more for replica"
+                f" {', '.join(self.dropped)}, which comes back by comparing digests"
+            )
+        if self.cap and self.size > self.cap * WARN_AT:
+            return (
+                f"the log holds {units.shown(self.size)} of its cap of {units.shown(self.cap)} for a replica that has"
+                " not applied it: start its target, or `vmferry forget` it; beyond the cap it will be healed by digests"
+            )
+        return ""
+
+    async def trim(self, shipper: Shipper, now: float) -> None:
+        """Let go of what the rule lets go.  After an epoch was sealed or a word was heard."""
+        self._note(shipper)
+        applied, names = [], list[str]()
+        for replica in shipper.state.peers:
+            peer = shipper.peers.get(replica)
+            position = peer.applied.offset if peer is not None else 0
+            applied.append(min(position, shipper.state.offset))
+            names.append(replica.hex()[:8])
+        if not applied:
+            return
+        upto = min(applied)
+        if self.keep:
+            upto = min(upto, self._marks.older_than(self._clock() - self.keep))
+        least = self._marks.within(self.cap) if self.cap else 0
+        self._drop([name for name, offset in zip(names, applied, strict=True) if offset < least])
+        await self._let_go(shipper, max(upto, min(least, shipper.state.offset)), now)
+
+    def _drop(self, names: list[str]) -> None:
+        if tuple(names) != self.dropped:
+            self.dropped = tuple(names)
+            if names:
+                log.warning("%s", self.warning)
+
+    async def _let_go(self, shipper: Shipper, upto: int, now: float) -> None:
+        if upto > self._trimmed:
+            await shipper.trim_to(upto)
+            self._trimmed = upto
+            self._marks.trimmed(upto)
+        if now - self._saved > 5.0:
+            self._saved = now
+            _save(self._path, self._marks)
+
+    def _note(self, shipper: Shipper) -> None:
+        size, self._sent = shipper.sent - self._sent, shipper.sent
+        if size > 0 and shipper.state.offset:
+            self._marks.add(shipper.state.offset, size, self._clock())
+
+    def refuse(self, shipper: Shipper, data: int) -> None:
+        """Raises Full when what is missing cannot be held for a replica that is away, before any of it is sent."""
+        missing = sum(one.unsure.count * one.volume.block_size for one in shipper.map.volumes)
+        travels = min(missing, data)
+        answered = {peer.replica for peer in shipper.ear.waited_for()}
+        away = [replica.hex()[:8] for replica in shipper.state.peers if replica not in answered]
+        room = self.cap - self.size
+        if self.cap and away and not answered and travels > room:
+            raise errors.Full(
+                f"{units.shown(travels)} have to travel, no replica answers ({', '.join(away)} is away), and of the"
+                f" cap of {units.shown(self.cap)} {units.shown(max(0, room))} are left: start the target, or raise"
+                " `cap`; nothing was sent"
+            )
+
+
+def _load(path: Path) -> Marks:
+    """What was remembered; nothing, where that cannot be read: it only bounds how much is kept."""
+    try:
+        said = json.loads(path.read_text())
+        return Marks([Mark(int(offset), int(sent), float(at)) for offset, sent, at in said["marks"]])
+    except FileNotFoundError:
+        return Marks()
+    except (OSError, ValueError, KeyError, TypeError) as why:
+        log.warning("%s cannot be read (%s): how much of the log is old is counted anew", path, why)
+        return Marks()
+
+
+def _save(path: Path, marks: Marks) -> None:
+    """Not durable on purpose: an older one, or none, is as good."""
+    fresh = path.with_suffix(".new")
+    text = json.dumps({"version": 1, "marks": [[one.offset, one.sent, one.at] for one in marks.marks]})
+    fresh.write_text(text)
+    os.rename(fresh, path)
