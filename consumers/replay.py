@@ -167,6 +167,8 @@ class Replay:
         match decision:
             case replica.Begin(opened):
                 self._touched = await self.target.begin(opened)
+            case replica.Sealed() if self._touched is None:
+                return  # what was settled before its last changes was not on the medium: all of it was taken back
             case replica.Sealed(position):
                 await self._sealed(replace(position, offset=record.offset + 1))
             case replica.Restart():

@@ -282,12 +282,13 @@ async def test_the_oldest_epochs_go_first_when_the_quota_is_passed_and_the_posit
     assert bench.device.content() == fill(bytes([96 + numbers[0]]))
 
 
-async def test_what_a_medium_dropped_is_noticed_before_the_next_epoch_overwrites_it() -> None:
+@pytest.mark.parametrize("seal", [False, True])
+async def test_what_a_medium_dropped_is_noticed_before_the_next_epoch_overwrites_it(seal: bool) -> None:
     """Else it would become a pre-image: what was never there could be gone back to."""
     bench, replay = await caught_up(fill(b"a"))
     bench.device.dropping = 1
     bench.epoch(fill(b"x"), cut=Cut.NONE)
-    bench.epoch(fill(b"y"), seal=False)
+    bench.epoch(fill(b"y"), seal=seal)
     await bench.read(replay)
     assert told(bench, receipts.Diverged) == [1]
     assert bench.position.epoch == 1
