@@ -3,20 +3,23 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import secrets
 import time
 import uuid
-from collections.abc import Coroutine, Iterable
+from collections.abc import AsyncIterator, Coroutine, Iterable
 from dataclasses import replace
 from typing import Any
 
 from consumers import accept, held, site
 from consumers.serve import Replica
+from consumers.tend import Tend
 from engine import errors, places, registry
 from engine.daemon import wishes
+from engine.daemon.chores import Chores
 from engine.daemon.config import Accept, Config
-from engine.daemon.daemon import Answer, Daemon, lease_of
+from engine.daemon.daemon import Answer, Daemon, Request, lease_of, text
 from engine.daemon.job import Job
 from engine.daemon.presence import Listener
 from schemas import control
@@ -35,6 +38,8 @@ class TargetDaemon(Daemon):
         self.unclaimed: dict[str, tuple[control.Present, str]] = {}
         self.listener = Listener(self.bus, found.common.prefix, self._heard)
         self._known = registry.Registry(where)
+        self.chores = Chores()
+        self.doing |= Tend(self, self.chores).requests() | {"take": self._take_again}
 
     async def begin(self) -> None:
         streams = {one.stream: one for one in self._known.streams()}
@@ -84,6 +89,9 @@ class TargetDaemon(Daemon):
             return
         if not said.volumes:
             self._refuse(name, said, "its source has not been looked at yet")
+            return
+        if wishes.load(self.where.stream(name)).forgotten:
+            self._refuse(name, said, f"it was forgotten here: `vmferry target take {said.label}` takes it again")
             return
         where = accept.path(rule, said, name)
         taken = sum(self._size(one) for one in self.served.values() if one.rule == rule.where)
@@ -135,10 +143,38 @@ class TargetDaemon(Daemon):
 
     async def _again(self, one: Replica) -> Replica:
         await one.job.stop(self.common.drain)
-        record = next(two for two in self._known.replicas(one.stream.stream) if two.replica == one.record.replica)
-        fresh = self._serve(one.stream, record, one.options.sizes)
+        fresh = self._serve(one.stream, self._record(one), one.options.sizes)
         fresh.present, fresh.heard, fresh.age, fresh.clocks = one.present, one.heard, one.age, one.clocks
         return fresh
+
+    @contextlib.asynccontextmanager
+    async def resting(self, one: Replica, words: str) -> AsyncIterator[None]:
+        """Nothing is applied to it meanwhile; then it goes on as its records say."""
+        await one.job.stop(self.common.drain)
+        one.job.note("held", words)
+        one.record = self._record(one)
+        try:
+            yield
+        finally:
+            if self.served.get(one.stream.stream) is one:
+                await self._again(one)
+
+    def _record(self, one: Replica) -> registry.Replica:
+        return next(two for two in self._known.replicas(one.stream.stream) if two.replica == one.record.replica)
+
+    def dropped(self, one: Replica) -> None:
+        """It was forgotten: it is no replica of this site any more."""
+        del self.served[one.stream.stream]
+
+    async def _take_again(self, asked: Request) -> Answer:
+        """Let the rules take a stream that was forgotten."""
+        name = text(asked, "stream")
+        found = [one for one, (said, _) in self.unclaimed.items() if name in (one, said.label)]
+        if len(found) != 1:
+            raise errors.NotFound(f"{len(found)} streams {name!r} are there and not taken")
+        wishes.save(self.where.stream(found[0]), wishes.Wishes())
+        self._consider(found[0], self.unclaimed[found[0]][0])
+        return {"stream": found[0], "taken": found[0] in self.served, "why": self.unclaimed.get(found[0], (0, ""))[1]}
 
     def jobs(self) -> Iterable[Job]:
         return [one.job for one in self.served.values()]

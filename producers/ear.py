@@ -32,6 +32,8 @@ class Ear:
         self.nodes: dict[int, tuple[bytes, ...]] = {}
         self.fenced: Attempt | None = None
         self.wants_start: dict[bytes, str] = {}
+        self.left: set[bytes] = set()
+        "Replicas that are no more, until their producer has forgotten them."
         self._stream, self._label, self._answers = stream, label, answers
         self._attempt = Attempt(0)
         self._upto = 0
@@ -121,6 +123,10 @@ class Ear:
             case receipts.Fenced(refused, _, highest):
                 if refused.attempt == self._attempt and highest.counter >= self._attempt.counter:
                     self.fenced = highest
+            case receipts.Left():
+                self.left.add(sender.replica)
+                self.wants_start.pop(sender.replica, None)
+                self.peers.pop(sender.replica, None)
             case receipts.Rewound():
                 self.wants_start[sender.replica] = "it was rewound"
         self.heard(sender.replica, receipt)

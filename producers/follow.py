@@ -45,9 +45,23 @@ class Follow:
             if self._shipper.ear.wants_start or loop.time() >= self._due:
                 self._due = loop.time() + self.every
                 await self._pass()
+            self._let_leave()
             await self._ask_if_silent()
             await self.retain.trim(self._shipper, loop.time())
             await self._job.nap(_NAP, self._shipper.hear(self._pause()))
+
+    def _let_leave(self) -> None:
+        """Forget replicas that their sites gave up: nothing is kept for them."""
+        left, self._shipper.ear.left = self._shipper.ear.left, set()
+        for replica in left & set(self._shipper.state.peers):
+            self.forget(replica)
+
+    def forget(self, replica: bytes) -> None:
+        """Wait for this replica no more, and keep nothing for it.  Should it speak again, it is new."""
+        shipper = self._shipper
+        shipper.ear.peers.pop(replica, None)
+        shipper.ledger.keep(peers=tuple(one for one in shipper.state.peers if one != replica))
+        log.info("%s: replica %s is waited for no more", self._job.label, replica.hex()[:8])
 
     def cut_now(self) -> None:
         """Make the next cut at once."""

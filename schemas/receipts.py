@@ -125,7 +125,14 @@ class Rewound:
     "The epoch it was at before."
 
 
-Receipt = Answered | Nodes | Progress | Applied | Verified | Gap | Diverged | Fenced | Rewound
+@dataclass(frozen=True, slots=True)
+class Left:
+    """The replica's site gave it up at `position`: nothing need be kept, and nobody need wait, for it any more."""
+
+    position: Position
+
+
+Receipt = Answered | Nodes | Progress | Applied | Verified | Gap | Diverged | Fenced | Rewound | Left
 
 
 @dataclass(frozen=True, slots=True)

@@ -67,6 +67,7 @@ KINDS: dict[int, type] = {
     70: receipts.Diverged,
     71: receipts.Fenced,
     72: receipts.Rewound,
+    73: receipts.Left,
     128: control.Present,
 }
 """The kind byte.  Never reused; from 64 on it is a receipt, from 128 on it lies on the control topic."""

@@ -19,10 +19,14 @@ FILE = "control.json"
 
 @dataclass(frozen=True, slots=True)
 class Wishes:
-    """`rate`: bytes per second that the stream may send, 0 without limit, None where nobody asked."""
+    """`rate`: bytes per second that the stream may send, 0 without limit, None where nobody asked.
+
+    `forgotten`: the site gave it up, and no rule takes it again before somebody says so.
+    """
 
     paused: bool = False
     rate: int | None = None
+    forgotten: bool = False
 
 
 def load(directory: Path) -> Wishes:

@@ -43,6 +43,7 @@ RECEIPTS: dict[str, receipts.Receipt] = {
     "diverged": receipts.Diverged(_REFUSED, _POSITION, "it fits no chain of ours"),
     "fenced": receipts.Fenced(_REFUSED, 3, Attempt(8, b"\x08" * 8)),
     "rewound": receipts.Rewound(_POSITION, 11),
+    "left": receipts.Left(_POSITION),
 }
 
 CONTROL: dict[str, control.Control] = {

@@ -1,0 +1,112 @@
+"""A replica to another place: copied, read back and compared by its digests, and only then taken for the replica.
+
+What a crash leaves, step by step: a copy under a name of its own, which the next try begins anew; then the whole copy
+under its own name beside the replica, which is still the old one; then the new one.  At no time is it neither.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from consumers import check, offline, state
+from consumers.offline import Offline
+from consumers.state import Told
+from engine import errors, linux, ports, registry
+from engine.device import images
+from engine.places import Places
+
+_PIECE = 4 << 20
+_SPAN = 1 << 30
+SUFFIX = ".moving"
+
+
+@dataclass(frozen=True, slots=True)
+class Moved:
+    """From where to where; `copied` bytes of data.  The old image is left where it is."""
+
+    record: registry.Replica
+    old: str
+    copied: int
+
+
+async def move(
+    where: Places, record: registry.Replica, goal: str, told: Told, format: str = "", secret_file: str = ""
+) -> Moved:
+    """Move a replica to `goal`, where nothing may be yet.  Nothing is applied to it meanwhile.
+
+    Raises Usage, InUse, NotFound, Full, DeviceFailed, Divergence (the replica, or its copy, is not what it should be).
+    """
+    goal = _free(goal)
+    if len(record.disks) != 1 or not isinstance(images.parse(record.disks[0].path), str):
+        raise errors.Usage("a replica of one disk in a file or a block device can be moved")
+    with _unfinished(Path(f"{goal}{SUFFIX}")) as fresh:
+        async with offline.open_replica(where, record, write=True, secret_file=secret_file) as opened:
+            await opened.replay.recover()
+            kind = format or record.disks[0].format or images.detect(record.disks[0].path)
+            copied = await _copy(opened, str(fresh), kind, secret_file, told)
+            moved = _swap(opened, record, fresh, goal, kind)
+    return Moved(moved, record.disks[0].path, copied)
+
+
+def _free(goal: str) -> str:
+    """The place without links, where nothing is."""
+    if os.path.lexists(goal):
+        raise errors.Usage(f"{goal} exists: name a place where nothing is, or remove it first")
+    return os.path.realpath(goal)
+
+
+@contextlib.contextmanager
+def _unfinished(path: Path) -> Iterator[Path]:
+    """The name of a copy that is not whole: what an earlier try left goes first, what this one leaves goes too."""
+    path.unlink(missing_ok=True)
+    try:
+        yield path
+    finally:
+        path.unlink(missing_ok=True)
+
+
+async def _copy(opened: Offline, fresh: str, format: str, secret_file: str, told: Told) -> int:
+    device, leaves = opened.target.devices[0], opened.target.leaves[0]
+    copy = await images.open_image(
+        fresh, True, format=format, secret_file=secret_file, create_size=device.size, offload=opened.pool,
+    )  # fmt: skip
+    try:
+        copied = await _data(device, copy, told)
+        await copy.flush()
+        check.drop_cache((registry.Disk("", fresh, "", 0),))
+        finding = await check.Check(leaves, copy, opened.pool, told).run(False)
+    finally:
+        await copy.close()
+    roots = opened.replay.state.position.roots
+    if finding.bad_blocks or (roots and finding.root != roots[0]):
+        raise errors.Divergence(
+            f"the copy {fresh} of {opened.path} is not what its digests say, in {finding.bad_blocks} blocks: nothing"
+            " was moved.  `vmferry verify` tells whether the replica itself is"
+        )
+    return copied
+
+
+async def _data(device: ports.BlockDevice, copy: ports.BlockDevice, told: Callable[[int], None]) -> int:
+    copied = 0
+    for low in range(0, device.size, _SPAN):
+        for found in await device.extents(low, min(_SPAN, device.size - low)):
+            for at in range(found.start, found.end, _PIECE) if not found.zero else ():
+                length = min(_PIECE, found.end - at)
+                await copy.write(at, await device.read(at, length))
+                copied += length
+                told(length)
+    return copied
+
+
+def _swap(opened: Offline, record: registry.Replica, fresh: Path, goal: str, kind: str) -> registry.Replica:
+    """The whole copy gets its name, durably, and then the record says that it is the replica."""
+    os.rename(fresh, goal)
+    linux.sync_directory(goal)
+    disk = registry.identified(replace(record.disks[0], path=goal, format=kind))
+    # `left`: whoever writes to it from now on, is noticed.
+    opened.keeper.save(disks=(disk,), left=state.left((disk,)))
+    return opened.keeper.record
