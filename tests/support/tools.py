@@ -22,6 +22,7 @@ PACKAGES = {
     "dumpe2fs": "e2fsprogs",
     "e2fsck": "e2fsprogs",
     "java": "openjdk-17-jre-headless",
+    "journalctl": "systemd",
     "mke2fs": "e2fsprogs",
     "mvn": "maven",
     "nbdcopy": "libnbd-bin",
@@ -36,6 +37,7 @@ PACKAGES = {
     "systemd-analyze": "systemd",
     "systemd-sysusers": "systemd",
     "systemd-tmpfiles": "systemd",
+    "unshare": "util-linux",
 }
 
 
