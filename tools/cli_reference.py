@@ -11,6 +11,7 @@ from typing import Any
 import typer
 
 from engine.cli import app, ending
+from tools import exit_codes
 
 DOCUMENT = Path(__file__).parent.parent / "docs" / "CLI.md"
 _HEAD = """# The command line
@@ -45,7 +46,8 @@ def commands() -> Iterator[tuple[str, Any]]:
 def text() -> str:
     """What the file must hold."""
     parts = [_HEAD, *(_section(words, command) for words, command in commands()), _CODES]
-    return "".join(parts) + "".join(f"| {code} | {name} | {meaning} |\n" for code, name, meaning in ending.codes())
+    rows = "".join(f"| {code} | {name} | {meaning} |\n" for code, name, meaning in ending.codes())
+    return "".join(parts) + rows + exit_codes.monitoring()
 
 
 def _section(words: str, command: Any) -> str:

@@ -6,15 +6,25 @@ import argparse
 import sys
 from pathlib import Path
 
-from engine.cli import ending
+from engine.cli import check, ending
 
 DOCUMENT = Path(__file__).parent.parent / "docs" / "EXIT-CODES.md"
 _HEAD = """# Exit codes
 
 Made by `python -m tools.exit_codes` from the classes of `engine/errors.py`; do not edit.
 
-Every command ends with one of these.  What went wrong is one line on stderr, `vmferry: ...`; with `--json` the last
-line on stdout is an object with `"ok": false`, the name below as `error`, `message` and `exit_code`.
+Every command ends with one of these, but for `status --check` (below).  What went wrong is one line on stderr,
+`vmferry: ...`; with `--json` the last line on stdout is an object with `"ok": false`, the name below as `error`,
+`message` and `exit_code`.
+
+| code | name | meaning |
+| ---: | --- | --- |
+"""
+
+
+_CHECK = """
+`vmferry status --check` is for monitoring and has codes of its own, those of Nagios plugins.  It ends with one of
+these, also when the command is put wrong:
 
 | code | name | meaning |
 | ---: | --- | --- |
@@ -23,7 +33,13 @@ line on stdout is an object with `"ok": false`, the name below as `error`, `mess
 
 def text() -> str:
     """What the file must hold."""
-    return _HEAD + "".join(f"| {number} | {name} | {meaning} |\n" for number, name, meaning in ending.codes())
+    rows = "".join(f"| {number} | {name} | {meaning} |\n" for number, name, meaning in ending.codes())
+    return _HEAD + rows + monitoring()
+
+
+def monitoring() -> str:
+    """The codes of `status --check`."""
+    return _CHECK + "".join(f"| {int(level)} | {level.name} | {meaning} |\n" for level, meaning in check.CODES.items())
 
 
 def main() -> int:

@@ -13,7 +13,8 @@ say() { echo "test tools: $*" >&2; }
 # command:package; of packages a|b the first one that this release has
 NEEDED='qemu-img:qemu-utils qemu-io:qemu-utils qemu-nbd:qemu-utils qemu-system-x86_64:qemu-system-x86
 qemu-storage-daemon:qemu-system-common nbdinfo:libnbd-bin nbdcopy:libnbd-bin nbdkit:nbdkit
-mke2fs:e2fsprogs debugfs:e2fsprogs e2fsck:e2fsprogs rsync:rsync mvn:maven
+mke2fs:e2fsprogs debugfs:e2fsprogs e2fsck:e2fsprogs rsync:rsync mvn:maven systemd-analyze:systemd
+systemd-sysusers:systemd systemd-tmpfiles:systemd
 java:openjdk-17-jre-headless|openjdk-21-jre-headless|openjdk-25-jre-headless|default-jre-headless'
 
 missing_packages() {

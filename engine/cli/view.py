@@ -12,7 +12,7 @@ from rich.logging import RichHandler
 from rich.progress import BarColumn, Progress, TextColumn
 
 from engine import units
-from engine.cli import ending
+from engine.cli import ending, logs
 from engine.cli.replication import Numbers
 
 _LINE_SECONDS = 3.0
@@ -186,7 +186,6 @@ def make(as_json: bool, quiet: bool, debug: bool = False) -> View:
         handler.setFormatter(_Plain())
         view = Quiet() if quiet else Lines()
     handler.addFilter(_Once())
-    logging.basicConfig(level=logging.WARNING, handlers=[handler], force=True)
-    logging.getLogger("vmferry").setLevel(logging.DEBUG if debug else logging.WARNING)
+    logs.install(handler, logging.DEBUG if debug else logging.WARNING)
     shown: View = view
     return shown

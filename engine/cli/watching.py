@@ -7,7 +7,8 @@ from typing import Annotated
 
 import typer
 
-from engine.cli import choose, doctor, ending, epochs, figures, options, status
+from engine import errors
+from engine.cli import check, choose, doctor, ending, epochs, figures, options, status
 from engine.registry import Registry
 
 
@@ -20,6 +21,15 @@ def add(app: typer.Typer) -> None:
 
 def status_(
     stream: options.AnyStream = "",
+    check_: Annotated[
+        bool, typer.Option("--check", help="For monitoring: one line, and 0 (OK), 1 (warning) or 2 (critical).")
+    ] = False,
+    max_rpo: Annotated[
+        str, typer.Option(metavar="TIME", help=f"With --check: critical beyond it; {check.DEFAULT}.")
+    ] = "",
+    warn_rpo: Annotated[
+        str, typer.Option(metavar="TIME", help="With --check: a warning beyond it; 80 % of --max-rpo.")
+    ] = "",
     state: options.State = "",
     as_json: options.Json = False,
     debug: options.Debug = False,
@@ -27,6 +37,10 @@ def status_(
     """Tell where streams stand: lag, RPO, what is proved, what waits for what, and what it all takes."""
     with ending.told(as_json, debug):
         where = options.places_of(state)
+        if check_:
+            check.command(where, stream, max_rpo, warn_rpo, as_json, debug)
+        if max_rpo or warn_rpo:
+            raise errors.Usage("--max-rpo and --warn-rpo are limits for --check: give that, too")
         chosen = choose.some(Registry(where), stream)
         found = [asyncio.run(figures.stream(where, one, replicas)) for one, replicas in chosen]
         if as_json:

@@ -22,6 +22,7 @@ PACKAGES = {
     "dumpe2fs": "e2fsprogs",
     "e2fsck": "e2fsprogs",
     "java": "openjdk-17-jre-headless",
+    "journalctl": "systemd",
     "mke2fs": "e2fsprogs",
     "mvn": "maven",
     "nbdcopy": "libnbd-bin",
@@ -33,6 +34,10 @@ PACKAGES = {
     "qemu-storage-daemon": "qemu-system-common",
     "qemu-system-x86_64": "qemu-system-x86",
     "rsync": "rsync",
+    "systemd-analyze": "systemd",
+    "systemd-sysusers": "systemd",
+    "systemd-tmpfiles": "systemd",
+    "unshare": "util-linux",
 }
 
 
