@@ -165,6 +165,8 @@ class TargetDaemon(Daemon):
     def dropped(self, one: Replica) -> None:
         """It was forgotten: it is no replica of this site any more."""
         del self.served[one.stream.stream]
+        if one.present is not None:
+            self._consider(one.stream.stream, one.present)
 
     async def _take_again(self, asked: Request) -> Answer:
         """Let the rules take a stream that was forgotten."""

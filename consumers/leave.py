@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import shutil
-from dataclasses import dataclass
 from pathlib import Path
 
 from consumers import upkeep
@@ -12,18 +11,10 @@ from engine import errors, places, quotas, registry
 from engine.bus.reach import reach
 from engine.daemon import wishes
 from engine.device import images
+from engine.quotas import Stays
 from engine.store import peek
 from schemas import receipts, topics, wire
 from schemas.identity import Address
-
-
-@dataclass(frozen=True, slots=True)
-class Stays:
-    """One thing that is there after a stream was forgotten: what, where, how many bytes."""
-
-    what: str
-    path: str
-    size: int
 
 
 def stays(where: places.Places, record: registry.Replica) -> list[Stays]:
@@ -84,5 +75,8 @@ def _let_go(directory: Path, record: registry.Replica, purge: bool) -> None:
         if isinstance(images.parse(disk.path), str):
             Path(disk.path).unlink(missing_ok=True)
     (directory / "replica.json").rename(directory / "replica.json.forgotten")
+    stream = directory.parent / "stream.json"
+    if not (directory.parent / "source").exists() and not any(directory.parent.glob("replica-*/replica.json")):
+        stream.rename(stream.with_suffix(".json.forgotten"))  # nothing of it is served here any more
     if purge:
         shutil.rmtree(directory)

@@ -8,9 +8,9 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from consumers import held, site
-from consumers.age import Age, Difference
 from engine import errors, places, registry
 from engine.daemon import wishes
+from engine.daemon.age import Age, Difference
 from engine.daemon.job import Job
 from engine.store import peek
 from engine.store.replicas import KeptEpoch

@@ -62,10 +62,7 @@ class Tend:
             async with self._daemon.resting(one, "`forget` by an operator"):
                 found, note = await leave.forget(one.where, one.record, purge)
                 self._daemon.dropped(one)
-            stays = [{"what": each.what, "path": each.path, "bytes": each.size} for each in found]
-            return {
-                "stream": one.stream.stream, "label": one.stream.label, "purged": purge, "stays": stays, "note": note
-            }  # fmt: skip
+            return kept.forgotten(one.stream, found, note, purge)
 
         return _begun(self._chores.begin(one.stream.stream, f"forget {one.stream.label}", 0, run))
 
@@ -120,7 +117,4 @@ async def _verify(one: Replica, asked: Request, told: Told) -> Answer:
 async def _move(one: Replica, asked: Request, told: Told) -> Answer:
     goal = text(asked, "path")
     done = await move.move(one.where, one.record, goal, told, str(asked.get("format") or ""), one.options.secret_file)
-    return {
-        "stream": one.stream.stream, "label": one.stream.label, "target": done.record.disks[0].path, "old": done.old,
-        "copied": done.copied,
-    }  # fmt: skip
+    return kept.moved(one.stream, done)

@@ -67,6 +67,9 @@ class Bus(Protocol):
     async def exists(self, topic: str) -> bool:
         """Whether the topic is there already."""
 
+    async def delete(self, topic: str) -> None:
+        """Remove the topic and all its records, for good.  Repeatable.  Raises InUse where a writer is seen."""
+
     async def close(self) -> None:
         """Close all handles.  Repeatable."""
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+from dataclasses import dataclass
 from pathlib import Path
 
 from engine import linux
@@ -15,6 +16,15 @@ LOG = "log-quota"
 STATE = "state-quota"
 PRE_IMAGES = "undo"
 """The files that a quota of the state does not count: they have their own."""
+
+
+@dataclass(frozen=True, slots=True)
+class Stays:
+    """One thing that is there after a stream was forgotten: what, where, how many bytes."""
+
+    what: str
+    path: str
+    size: int
 
 
 def keep(directory: Path, name: str, amount: int) -> None:

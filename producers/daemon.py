@@ -11,13 +11,14 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from engine import errors, places, registry, units
+from engine.cli import kept
 from engine.daemon import wishes
 from engine.daemon.config import Common, Config, StreamConfig
 from engine.daemon.daemon import Answer, Daemon, Request, lease_of, text
 from engine.daemon.job import Job
 from engine.daemon.presence import Announcer
 from engine.device import images
-from producers import site
+from producers import leave, site
 from producers.follow import Follow
 from producers.pace import Peer
 from producers.retain import Retain
@@ -110,6 +111,7 @@ class Served:
                     "replica": peer.replica.hex(), "epoch": peer.applied.epoch, "proved_epoch": peer.verified.epoch,
                     "answered": peer.answered, "lapsed": peer.lapsed,
                     "heard_seconds": round(now - peer.heard, 1) if peer.heard else None,
+                    "rpo_seconds": None if (rpo := follow.rpo(peer.replica)) is None else round(rpo, 3),
                 }
                 for peer in (shipper.peers.get(one) or Peer(one) for one in shipper.state.peers)
             ],
@@ -127,7 +129,9 @@ class SourceDaemon(Daemon):
         self.at_once = asyncio.Semaphore(found.common.at_once)
         self.announcer = Announcer(self.bus, found.common.prefix, self._presents)
         self.served: dict[str, Served] = {}
-        self.doing |= {"rate": self._rate, "cut": self._cut}
+        self.gone: dict[bytes, control.Present] = {}
+        "Streams that were forgotten here: said for as long as we run."
+        self.doing |= {"rate": self._rate, "cut": self._cut, "forget": self._forget}
 
     async def begin(self) -> None:
         for one in self.config.streams:
@@ -182,6 +186,7 @@ class SourceDaemon(Daemon):
             said = one.present(self.common)
             if said is not None and one.record is not None:
                 yield one.record.identity, said
+        yield from self.gone.items()
 
     def find(self, name: str) -> Served:
         """A stream by its name, UUID, or disk.  Raises NotFound, and InUse before its disk was seen."""
@@ -220,6 +225,37 @@ class SourceDaemon(Daemon):
         if one.follow is not None:
             one.follow.site.limiter.rate = rate
         return {"stream": one.record.stream if one.record else "", "label": one.config.name, "rate": rate}
+
+    async def _forget(self, asked: Request) -> Answer:
+        """Give up one replica of a stream; or a stream, which must not stand in the config any more."""
+        name, replica = text(asked, "stream"), str(asked.get("replica") or "")
+        if replica:
+            return self._forget_replica(self.find(name), replica)
+        if any(name in (one.config.name, one.config.disk) for one in self.served.values()):
+            one = self.find(name)
+            raise errors.Usage(
+                f"{one.config.name} stands at {one.config.where}: take it out of there and `systemctl reload"
+                " vmferry-source`, then forget it"
+            )
+        found = registry.Registry(self.where).find(name)
+        said = control.Present(
+            self.common.site, found.label, (), 0, 0, time.time_ns(), True
+        )  # fmt: skip
+        self.gone[found.identity] = said
+        self.announcer.news(found.identity)
+        stays = await leave.forget(self.where, found, self.bus, bool(asked.get("purge")))
+        return kept.forgotten(found, stays, "", bool(asked.get("purge")))
+
+    def _forget_replica(self, one: Served, replica: str) -> Answer:
+        if one.follow is None or one.record is None:
+            raise errors.InUse(f"{one.config.name} is {one.job.state}: {one.job.why}")
+        known = [peer for peer in one.follow.site.shipper.state.peers if peer.hex().startswith(replica)]
+        if len(known) != 1 or len(replica) < 4:
+            raise errors.NotFound(
+                f"{one.config.name} has {len(known)} replicas {replica!r}: `vmferry status` lists them"
+            )
+        one.follow.forget(known[0])
+        return kept.forgotten(one.record, [], f"nothing is kept for replica {known[0].hex()[:8]} any more", False)
 
     async def _cut(self, asked: Request) -> Answer:
         one = self.find(text(asked, "stream"))

@@ -7,6 +7,7 @@ import logging
 from collections.abc import Callable
 
 from engine import errors
+from engine.daemon.age import Age
 from engine.daemon.job import Job
 from producers.retain import Retain
 from producers.site import Site
@@ -32,6 +33,7 @@ class Follow:
         self._due = 0.0
         self._looked = -UNSEEN
         self._asked = 0.0
+        self._ages: dict[bytes, Age] = {}
 
     async def run(self) -> None:
         """Until the job is to stop.  Raises what `ship` does; then open the site anew."""
@@ -107,7 +109,20 @@ class Follow:
         if shipper.ear.wants_start or not whole or not await self.site.source.same():
             return False
         shipper.current = shipper.state.epoch, now
+        for replica in shipper.state.peers:
+            self._age(replica).heard(shipper.state.epoch, 0.0, now)
         return now - self._looked < UNSEEN
+
+    def _age(self, replica: bytes) -> Age:
+        return self._ages.setdefault(replica, Age())
+
+    def rpo(self, replica: bytes) -> float | None:
+        """Seconds since the source was what this replica has applied; None where that is not known."""
+        now, shipper = asyncio.get_running_loop().time(), self._shipper
+        if shipper.current is not None:
+            self._age(replica).heard(shipper.current[0], now - shipper.current[1], now)
+        peer = shipper.peers.get(replica)
+        return self._age(replica).of(peer.applied.epoch if peer is not None else 0, now)
 
     async def _ask_if_silent(self) -> None:
         """An empty epoch, when a replica that is behind has said nothing for long: a lost tail is noticed."""

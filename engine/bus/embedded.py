@@ -7,6 +7,7 @@ put right in recovery.py.  One loop per bus.
 from __future__ import annotations
 
 import asyncio
+import shutil
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -57,6 +58,18 @@ class EmbeddedBus:
     async def exists(self, topic: str) -> bool:
         directory = self._directory(topic)
         return (directory / index.NAME).exists() or (directory.exists() and bool(segments.firsts(directory)))
+
+    async def delete(self, topic: str) -> None:
+        directory = self._directory(topic)
+        if not directory.exists():
+            return
+        # Opened to write: whoever else writes is named, and nobody begins meanwhile.
+        log = await self.open(topic, write=True)
+        try:
+            await asyncio.to_thread(shutil.rmtree, directory)
+        finally:
+            await log.close()
+        self._wakes.pop(topic, None)
 
     async def close(self) -> None:
         for log in list(self._open):

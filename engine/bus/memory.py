@@ -122,6 +122,9 @@ class MemoryBus:
         writers = self._writers if write and not shared else None
         return MemoryLog(topic, self.topics.setdefault(topic, Topic()), self._gate, writers)
 
+    async def delete(self, topic: str) -> None:
+        self.topics.pop(topic, None)
+
     async def exists(self, topic: str) -> bool:
         return topic in self.topics
 

@@ -69,6 +69,9 @@ class Lease:
     async def exists(self, topic: str) -> bool:
         return await (await self._shared.bus()).exists(topic)
 
+    async def delete(self, topic: str) -> None:
+        await (await self._shared.bus()).delete(topic)
+
     async def close(self) -> None:
         while self._logs:
             await self._logs.pop().close()

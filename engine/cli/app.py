@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from engine import places, units
-from engine.cli import daemons, ending, keeping, setting, watching
+from engine.cli import daemons, ending, keeping, leaving, setting, watching
 from engine.cli import rate as rating
 from engine.cli import replicate as replicating
 from engine.cli.options import Debug, Json, State
@@ -98,6 +98,7 @@ def _places(state: str) -> places.Places:
 watching.add(app)
 keeping.add(app)
 daemons.add(app, keeping.target)
+leaving.add(app, keeping.target)
 
 
 def main() -> None:

@@ -16,8 +16,9 @@ from typing import Any
 import typer
 
 from engine import errors, places, registry, units
-from engine.cli import choose, ending, figures
+from engine.cli import choose, daemons, ending, figures, served
 from engine.cli.figures import ReplicaSide, Store, StreamSide
+from engine.cli.judged import Judged
 
 DEFAULT = "5m"
 _WARN_AT = 0.8
@@ -48,22 +49,6 @@ class Limits:
 
     critical: float
     warning: float
-
-
-@dataclass(frozen=True, slots=True)
-class Judged:
-    """One replica of a stream, or a stream that has none.  `rpo` in seconds; None: no usable epoch.
-
-    `held`, `damaged` and `bus_away` say why, in words.  `name` tells several replicas of one label apart.
-    """
-
-    label: str
-    rpo: float | None
-    held: str = ""
-    damaged: str = ""
-    warnings: tuple[str, ...] = ()
-    bus_away: str = ""
-    name: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -217,8 +202,16 @@ def said(verdict: Verdict) -> dict[str, Any]:
 
 
 async def _looked(where: places.Places, stream: str) -> list[Judged]:
+    answers = [served.only(one, stream) for one in await asyncio.to_thread(daemons.answers, where)]
+    running = [judged for answer in answers for judged in served.judged(answer)]
+    ours = {one["stream"] for answer in answers for one in answer["streams"]}
     known = registry.Registry(where, still=True)
-    chosen = choose.some(known, stream)
+    try:
+        chosen = [one for one in choose.some(known, stream) if one[0].stream not in ours]
+    except errors.NotFound:
+        if not ours:
+            raise
+        chosen = []
     gate = asyncio.Semaphore(_AT_ONCE)
 
     async def one(record: registry.Stream, replicas: list[registry.Replica]) -> StreamSide:
@@ -227,7 +220,7 @@ async def _looked(where: places.Places, stream: str) -> list[Judged]:
 
     sides = await asyncio.gather(*(one(record, replicas) for record, replicas in chosen))
     lost = [] if stream else _unread(where, known)
-    return [*lost, *(judged for side in sides for judged in of(side))]
+    return [*running, *lost, *(judged for side in sides for judged in of(side))]
 
 
 def _unread(where: places.Places, known: registry.Registry) -> list[Judged]:

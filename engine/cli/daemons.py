@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 import asyncio
-import logging
-import sys
+import time
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
 from engine import errors, places
-from engine.cli import ending, options, wings
+from engine.cli import ending, logs, options, wings
+from engine.cli.meter import Meter
 from engine.daemon import config, control
 from engine.daemon.daemon import Daemon, socket_of
 
 SIDES = ("source", "target")
+RUN = Path("/run/vmferry")
 source = typer.Typer(no_args_is_help=True, help="The daemon of a source's site.")
 Config = Annotated[Path, typer.Option("--config", "-c", metavar="FILE", help="Its config, in TOML.")]
 Check = Annotated[bool, typer.Option("--check", help="Read the config, say what is wrong with it, and stop.")]
@@ -34,22 +35,28 @@ def add(app: typer.Typer, target: typer.Typer) -> None:
 def source_run(
     config: Config = Path("/etc/vmferry/source.toml"),
     check: Check = False,
+    log_format: logs.FormatOption = logs.Format.TEXT,
+    log_level: logs.LevelOption = logs.Level.INFO,
     state: options.State = "",
     as_json: options.Json = False,
     debug: options.Debug = False,
 ) -> None:
     """Follow the disks of this site, as its config says, until SIGTERM; SIGHUP reads the config again."""
+    logs.configure(log_format, log_level)
     _run("source", config, check, state, as_json, debug)
 
 
 def target_run(
     config: Config = Path("/etc/vmferry/target.toml"),
     check: Check = False,
+    log_format: logs.FormatOption = logs.Format.TEXT,
+    log_level: logs.LevelOption = logs.Level.INFO,
     state: options.State = "",
     as_json: options.Json = False,
     debug: options.Debug = False,
 ) -> None:
     """Keep replicas of what this site's rules take, until SIGTERM; SIGHUP reads the config again."""
+    logs.configure(log_format, log_level)
     _run("target", config, check, state, as_json, debug)
 
 
@@ -60,9 +67,6 @@ def _run(side: str, file: Path, check: bool, state: str, as_json: bool, debug: b
             return
         found = config.load(file, side)
         where = places.Places(places.state_directory(state or found.common.state or None))
-        logging.basicConfig(
-            stream=sys.stderr, level=logging.DEBUG if debug else logging.INFO, format="%(levelname)s %(message)s"
-        )
         asyncio.run(_served(side, found, where))
 
 
@@ -83,8 +87,19 @@ def _checked(found: config.Config, side: str, as_json: bool) -> None:
 
 def daemons(where: places.Places) -> list[tuple[str, Path]]:
     """(side, socket) of the daemons that answer for this state."""
-    found = [(side, socket_of(where, side)) for side in SIDES]
-    return [(side, path) for side, path in found if path.exists() and control.answers(path)]
+    found = [(side, path) for side in SIDES for path in _sockets(where, side)]
+    return [(side, path) for side, path in found if control.answers(path)]
+
+
+def _sockets(where: places.Places, side: str) -> list[Path]:
+    """Where the socket of a side may be: beside the state; for whoever may not look there, where systemd puts it."""
+    try:
+        if (beside := socket_of(where, side)).exists():
+            return [beside]
+    except PermissionError:
+        return [RUN / f"{side}.sock"]
+    usual = where.root in (places.state_directory(None), Path("/var/lib/vmferry"))
+    return [path for path in [RUN / f"{side}.sock"] if usual and path.exists()]
 
 
 def ask(where: places.Places, request: dict[str, Any], sides: tuple[str, ...] = SIDES) -> dict[str, Any]:
@@ -102,6 +117,35 @@ def ask(where: places.Places, request: dict[str, Any], sides: tuple[str, ...] = 
             if number == len(found):
                 raise
     raise errors.NotFound("no daemon has it")
+
+
+def answers(where: places.Places) -> list[dict[str, Any]]:
+    """What each running daemon answers to `status`."""
+    return [control.ask(path, {"do": "status"}) for _, path in daemons(where)]
+
+
+def chore(where: places.Places, request: dict[str, Any], as_json: bool = False) -> dict[str, Any] | None:
+    """Have the target's daemon do it, and wait for its end; None when none runs that has the stream.
+
+    Who does not wait for it (Ctrl-C) leaves it going.  Raises what ended it.
+    """
+    try:
+        begun = ask(where, request, ("target",))
+    except errors.NotFound:
+        return None
+    with Meter(begun["words"], begun["total"], as_json) as meter:
+        done = 0
+        while True:
+            now = ask(where, {"do": "chore", "chore": begun["chore"]}, ("target",))
+            meter.told(now["done"] - done)
+            done = now["done"]
+            if now["ended"]:
+                break
+            time.sleep(0.2)
+    if now["failed"]:
+        raise getattr(errors, now["failed"], errors.FerryError)(now["message"])
+    said: dict[str, Any] = now["said"]
+    return said
 
 
 def pause(

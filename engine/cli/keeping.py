@@ -11,7 +11,7 @@ from typing import Annotated, Any
 import typer
 
 from engine import errors
-from engine.cli import choose, ending, kept, options, wings
+from engine.cli import choose, daemons, ending, kept, options, wings
 from engine.cli.meter import Meter
 from engine.registry import Registry
 
@@ -39,16 +39,19 @@ def verify(
     """Read a whole replica from the medium, and compare every block and the Merkle root with what was proved."""
     with ending.told(as_json, debug):
         where = options.places_of(state)
-        found, replica = choose.one(Registry(where), stream)
-        with Meter("verifying", kept.size(where, replica), as_json) as meter:
-            done = asyncio.run(
-                wings.consumers("upkeep").verify(
-                    where, replica, meter.told, sha256=sha256, repair=repair, secret_file=secret_file
+        asked = {"do": "verify", "stream": stream, "sha256": sha256, "repair": repair}
+        said = daemons.chore(where, asked, as_json)
+        if said is None:
+            found, replica = choose.one(Registry(where), stream)
+            with Meter("verifying", kept.size(where, replica), as_json) as meter:
+                done = asyncio.run(
+                    wings.consumers("upkeep").verify(
+                        where, replica, meter.told, sha256=sha256, repair=repair, secret_file=secret_file
+                    )
                 )
-            )
-        said = kept.verified(found, replica, done)
-        _say({**said, "event": "end" if done.equal else "verified"}, kept.verified_lines(said), as_json)
-        if not done.equal:
+            said = kept.verified(found, replica, done)
+        _say({**said, "event": "end" if said["ok"] else "verified"}, kept.verified_lines(said), as_json)
+        if not said["ok"]:
             raise errors.Divergence(kept.differs(said, stream))
 
 
@@ -94,9 +97,10 @@ def release(
     """Bring a replica to its last sealed epoch and hand it over: nothing is applied to it before `acquire`."""
     with ending.told(as_json, debug):
         where = options.places_of(state)
-        _, replica = choose.one(Registry(where), stream)
-        done = asyncio.run(wings.consumers("upkeep").release(where, replica, secret_file))
-        said = kept.held(replica, done)
+        said = daemons.chore(where, {"do": "release", "stream": stream}, as_json)
+        if said is None:
+            _, replica = choose.one(Registry(where), stream)
+            said = kept.held(replica, asyncio.run(wings.consumers("upkeep").release(where, replica, secret_file)))
         _say(said, kept.released_lines(said, stream), as_json)
 
 
@@ -111,10 +115,12 @@ def acquire(
     """Take a released replica back: it is read for its digests, and the next `replicate` sends only what differs."""
     with ending.told(as_json, debug):
         where = options.places_of(state)
-        found, replica = choose.one(Registry(where), stream)
-        with Meter("reading", kept.size(where, replica), as_json) as meter:
-            done = asyncio.run(wings.consumers("renew").acquire(where, found, replica, meter.told, secret_file))
-        said = kept.acquired(replica, done)
+        said = daemons.chore(where, {"do": "acquire", "stream": stream}, as_json)
+        if said is None:
+            found, replica = choose.one(Registry(where), stream)
+            with Meter("reading", kept.size(where, replica), as_json) as meter:
+                done = asyncio.run(wings.consumers("renew").acquire(where, found, replica, meter.told, secret_file))
+            said = kept.acquired(replica, done)
         _say(said, kept.acquired_lines(said), as_json)
 
 
@@ -130,9 +136,10 @@ def rewind(
     """Take a replica back to an earlier epoch that is kept, and hold it there; later epochs of it are dropped."""
     with ending.told(as_json, debug):
         where = options.places_of(state)
-        _, replica = choose.one(Registry(where), stream)
-        done = asyncio.run(wings.consumers("upkeep").rewind(where, replica, to, secret_file))
-        said = kept.held(replica, done)
+        said = daemons.chore(where, {"do": "rewind", "stream": stream, "to": to}, as_json)
+        if said is None:
+            _, replica = choose.one(Registry(where), stream)
+            said = kept.held(replica, asyncio.run(wings.consumers("upkeep").rewind(where, replica, to, secret_file)))
         _say(said, kept.rewound_lines(said, stream), as_json)
 
 
@@ -147,9 +154,10 @@ def resume(
     """Let a rewound replica go on: the next `replicate` brings it to the state of its source again."""
     with ending.told(as_json, debug):
         where = options.places_of(state)
-        _, replica = choose.one(Registry(where), stream)
-        done = asyncio.run(wings.consumers("upkeep").resume(where, replica, secret_file))
-        said = kept.held(replica, done)
+        said = daemons.chore(where, {"do": "unhold", "stream": stream}, as_json)
+        if said is None:
+            _, replica = choose.one(Registry(where), stream)
+            said = kept.held(replica, asyncio.run(wings.consumers("upkeep").resume(where, replica, secret_file)))
         _say(said, kept.resumed_lines(said), as_json)
 
 

@@ -51,6 +51,20 @@ def held(replica: Replica, done: Any) -> dict[str, Any]:
     }  # fmt: skip
 
 
+def moved(stream: Stream, done: Any) -> dict[str, Any]:
+    """What move came to."""
+    return {
+        "stream": stream.stream, "label": stream.label, "target": done.record.disks[0].path, "old": done.old,
+        "copied": done.copied,
+    }  # fmt: skip
+
+
+def forgotten(stream: Stream, stays: list[Any], note: str, purged: bool) -> dict[str, Any]:
+    """What forget came to."""
+    found = [{"what": each.what, "path": each.path, "bytes": each.size} for each in stays]
+    return {"stream": stream.stream, "label": stream.label, "purged": purged, "stays": found, "note": note}
+
+
 def recovered(replica: Replica, done: Any) -> dict[str, Any]:
     """What recover came to."""
     said = held(replica, done)

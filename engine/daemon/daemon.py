@@ -14,12 +14,13 @@ from collections.abc import Awaitable, Callable, Coroutine, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-from engine import errors, places, ports, registry, tuning
+from engine import errors, metrics, places, ports, registry, tuning
 from engine.bus.reach import reach_config
 from engine.bus.shared import SharedBus
 from engine.daemon import config
 from engine.daemon.control import Server
 from engine.daemon.job import Job
+from engine.notify import Notifier
 
 log = logging.getLogger("vmferry.daemon")
 Request = dict[str, Any]
@@ -27,7 +28,7 @@ Answer = dict[str, Any]
 
 
 def socket_of(where: places.Places, side: str) -> Path:
-    """Where the control socket of a side is found when its config names no other."""
+    """Where the control socket of a side is found, be it there or elsewhere."""
     return where.root / f"{side}.sock"
 
 
@@ -44,6 +45,7 @@ class Daemon(ABC):
         self.doing: dict[str, Callable[[Request], Awaitable[Answer]]] = {
             "status": self._status, "pause": self._pause, "resume": self._resume, "reload": self._reload,
         }  # fmt: skip
+        self._manager = Notifier()
         self._stop = asyncio.Event()
         self._deciding = asyncio.Lock()
 
@@ -79,8 +81,8 @@ class Daemon(ABC):
 
     # -- the run ----------------------------------------------------------------------------------------------------
 
-    async def run(self, ready: Callable[[str], None] = lambda _words: None) -> None:
-        """Until SIGTERM or SIGINT.  `ready(words)` is called once everything was begun.
+    async def run(self) -> None:
+        """Until SIGTERM or SIGINT.  Its manager is told when the control socket answers, and when it ends.
 
         Raises InUse when another daemon has this state, Usage for a control socket that cannot be made.
         """
@@ -97,14 +99,31 @@ class Daemon(ABC):
             stack.push_async_callback(self.bus.close)
             self._heed()
             await self.begin()
-            beside = [asyncio.create_task(one) for one in self.background()]
+            if self.common.metrics:
+                exporter = metrics.Exporter()
+                stack.callback(exporter.close)
+                exporter.start(self.common.metrics, metrics.on_loop(asyncio.get_running_loop(), self.status))
+            beside = [asyncio.create_task(one) for one in (*self.background(), self._alive())]
             stack.push_async_callback(_cancel, beside)
-            ready(f"{len(list(self.jobs()))} streams")
+            self._manager.ready(self._words())
             for problem in self.config.problems:
                 log.error("%s", problem)
             await self._until_stopped(beside)
+            self._manager.stopping()
             log.info("ending: %d streams come to a good end within %.0f s", len(list(self.jobs())), self.common.drain)
             await asyncio.gather(*(job.stop(self.common.drain) for job in self.jobs()))
+
+    def _words(self) -> str:
+        states = [job.state for job in self.jobs()]
+        told = ", ".join(f"{states.count(one)} {one}" for one in dict.fromkeys(states))
+        return f"{len(states)} streams{f': {told}' if told else ''}"
+
+    async def _alive(self) -> None:
+        """Tell whoever watches us that this loop turns."""
+        while True:
+            self._manager.watchdog()
+            self._manager.status(self._words())
+            await asyncio.sleep(min(self._manager.watchdog_seconds or 60.0, 60.0) / 2)
 
     async def _until_stopped(self, beside: Sequence[asyncio.Task[None]]) -> None:
         """Raises what ended something that should run for ever: systemd begins us again."""
@@ -117,7 +136,12 @@ class Daemon(ABC):
 
     @property
     def socket(self) -> Path:
-        return Path(self.common.control) if self.common.control else socket_of(self.where, self.side)
+        """Where its config says; else where systemd gives us a directory for it, whose group may enter; else beside
+        the state."""
+        if self.common.control:
+            return Path(self.common.control)
+        given = os.environ.get("RUNTIME_DIRECTORY", "").split(":")[0]
+        return Path(given) / f"{self.side}.sock" if given else socket_of(self.where, self.side)
 
     def _link(self) -> None:
         """Commands look beside the state: a socket that is elsewhere is found from there."""
@@ -156,6 +180,10 @@ class Daemon(ABC):
         return await do(asked)
 
     async def _status(self, _asked: Request) -> Answer:
+        return self.status()
+
+    def status(self) -> Answer:
+        """How everything is, from what is in memory."""
         return {
             "daemon": self.side, "site": self.common.site, "pid": os.getpid(), "started": self.started,
             "version": importlib.metadata.version("vmferry"), "config": str(self.common.file),
@@ -172,7 +200,12 @@ class Daemon(ABC):
     async def _reload(self, _asked: Request) -> Answer:
         """Read the config again.  One that nobody can run with is refused; what is wrong with a stream stays there."""
         async with self._deciding:
-            now = await asyncio.to_thread(config.load, self.common.file, self.side)
+            self._manager.reloading()
+            try:
+                now = await asyncio.to_thread(config.load, self.common.file, self.side)
+            except errors.FerryError:
+                self._manager.ready(self._words())
+                raise
             fixed = ("site", "bus", "prefix", "state", "control", "control_group", "kafka", "metrics")
             differs = [name for name in fixed if getattr(now.common, name) != getattr(self.common, name)]
             await self.changed(now)
@@ -183,6 +216,7 @@ class Daemon(ABC):
             restart = f"{', '.join(differs)}: changed only by a restart of the daemon" if differs else ""
             if restart:
                 log.warning("%s", restart)
+            self._manager.ready(self._words())
             return {"problems": list(now.problems), "restart": restart}
 
 

@@ -8,6 +8,7 @@ import time
 from collections.abc import Awaitable, Callable
 
 from engine import errors
+from engine.cli import logs
 
 log = logging.getLogger("vmferry.daemon")
 PAUSES = (1.0, 2.0, 5.0, 10.0, 30.0)
@@ -89,7 +90,8 @@ class Job:
             began = time.monotonic()
             try:
                 self.note("opening")
-                await self._work(self)
+                with logs.about(stream=self.label):
+                    await self._work(self)
                 continue
             except asyncio.CancelledError:
                 if self._cancelled:
@@ -99,7 +101,7 @@ class Job:
             except errors.FerryError as why:
                 told = str(why)
             except Exception as why:
-                log.exception("%s: a bug of ours", self.label, extra=self._extra())
+                log.exception("%s: a bug of ours", self.label, extra={"stream": self.label})
                 told = f"unexpected {type(why).__name__}: {why}: please report it with the log"
             failures = 0 if time.monotonic() - began > _WELL else failures
             pause = PAUSES[min(failures, len(PAUSES) - 1)]
@@ -114,8 +116,5 @@ class Job:
         self.note("trouble", told)
         log.log(
             logging.DEBUG if again else logging.WARNING, "%s: %s; trying again in %.0f s, and so on", self.label, told,
-            pause, extra=self._extra(),
+            pause, extra={"stream": self.label},
         )  # fmt: skip
-
-    def _extra(self) -> dict[str, str]:
-        return {"stream": self.stream}

@@ -62,6 +62,14 @@ class Admin:
             if kind not in (kafka.NoError, kafka.TopicAlreadyExistsError):
                 raise trouble.classify(name, kind(*said))
 
+    async def delete(self, topic: str) -> None:
+        """Remove the topic; harmless when it is not there."""
+        response = await self._ask(topic, lambda: self._client.delete_topics([topic]))
+        for name, code in response.topic_error_codes:
+            kind = kafka.for_code(code)
+            if kind not in (kafka.NoError, kafka.UnknownTopicOrPartitionError):
+                raise trouble.classify(name, kind())
+
     async def partitions(self, topic: str) -> list[list[int]]:
         """For each partition the brokers that keep a copy.  Waits until all of them have a leader."""
         found = await self._ask(topic, lambda: self._led(topic))

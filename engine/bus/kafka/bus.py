@@ -79,6 +79,10 @@ class KafkaBus:
     async def exists(self, topic: str) -> bool:
         return await self._admin.exists(topic)
 
+    async def delete(self, topic: str) -> None:
+        await self._admin.delete(topic)
+        self._checked.discard(topic)
+
     async def close(self) -> None:
         for log in list(self._open):
             await log.close()

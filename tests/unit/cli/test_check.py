@@ -9,7 +9,8 @@ import pytest
 
 from engine import errors
 from engine.cli import check
-from engine.cli.check import Judged, Level, Limits
+from engine.cli.check import Level, Limits
+from engine.cli.judged import Judged
 
 WITHIN = Limits(critical=60, warning=48)
 WELL = Judged("web-1", 12.0)

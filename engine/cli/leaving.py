@@ -1,0 +1,114 @@
+"""`vmferry target move`, `target take` and `forget`: a replica to another place, and a stream that is given up."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Annotated, Any
+
+import typer
+
+from engine import errors, places, units
+from engine.cli import choose, daemons, ending, kept, options, wings
+from engine.cli.meter import Meter
+from engine.registry import Registry
+
+
+def add(app: typer.Typer, target: typer.Typer) -> None:
+    """Register these commands."""
+    app.command()(forget)
+    target.command()(move)
+    target.command()(take)
+
+
+def move(
+    stream: options.Stream,
+    path: Annotated[str, typer.Argument(metavar="PATH", help="Where the replica is to lie; nothing may be there.")],
+    format: Annotated[str, typer.Option(help="Format of the new image; else that of the old.")] = "",
+    state: options.State = "",
+    secret_file: options.Secret = "",
+    as_json: options.Json = False,
+    debug: options.Debug = False,
+) -> None:
+    """Move a replica: it is copied, compared with its digests from the medium, and then taken; the stream goes on."""
+    with ending.told(as_json, debug):
+        where = options.places_of(state)
+        said = daemons.chore(where, {"do": "move", "stream": stream, "path": path, "format": format}, as_json)
+        if said is None:
+            found, replica = choose.one(Registry(where), stream)
+            # Copied, and read back.
+            with Meter("moving", 2 * kept.size(where, replica), as_json) as meter:
+                mover = wings.consumers("move")
+                done = asyncio.run(mover.move(where, replica, path, meter.told, format, secret_file))
+            said = kept.moved(found, done)
+        copied = units.shown(said["copied"])
+        told = f"{said['label']}: its replica is {said['target']} now; {copied} of data, equal to its digests"
+        _say(said, [told, f"the old one stays until you remove it: {said['old']}"], as_json)
+
+
+def take(
+    stream: options.Stream, state: options.State = "", as_json: options.Json = False, debug: options.Debug = False
+) -> None:
+    """Let the rules of a target take a stream that was forgotten there."""
+    with ending.told(as_json, debug):
+        said = daemons.ask(options.places_of(state), {"do": "take", "stream": stream}, ("target",))
+        words = "it is taken" if said["taken"] else f"not taken: {said['why']}"
+        _say(said, [f"{stream}: {words}"], as_json)
+
+
+def forget(
+    stream: options.Stream,
+    replica: Annotated[
+        str, typer.Option(metavar="ID", help="At a source: only this replica, for which it waits no more.")
+    ] = "",
+    purge: Annotated[bool, typer.Option("--purge", help="Remove what would stay, after asking.")] = False,
+    yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
+    state: options.State = "",
+    as_json: options.Json = False,
+    debug: options.Debug = False,
+) -> None:
+    """Give a stream up at this site, and say what stays of it."""
+    with ending.told(as_json, debug):
+        where = options.places_of(state)
+        if purge and not yes:
+            _confirm(stream, as_json)
+        said = _forgotten(where, {"do": "forget", "stream": stream, "purge": purge, "replica": replica}, as_json)
+        _say(said, _lines(said), as_json)
+
+
+def _confirm(stream: str, as_json: bool) -> None:
+    if as_json:
+        raise errors.Usage("--purge asks before it removes anything: with --json, give --yes")
+    if not typer.confirm(f"Remove what there is of {stream} at this site: state, pre-images, replica or log?"):
+        raise errors.Usage("nothing was removed")
+
+
+def _forgotten(where: places.Places, asked: dict[str, Any], as_json: bool) -> dict[str, Any]:
+    """By the daemon that has the stream; without one, by what is kept here."""
+    for side, _ in daemons.daemons(where):
+        try:
+            if side == "source":
+                return daemons.ask(where, asked, ("source",))
+            if (said := daemons.chore(where, asked, as_json)) is not None:
+                return said
+        except errors.NotFound:
+            continue
+    if asked["replica"]:
+        raise errors.NotFound("no source daemon has that stream: --replica is for a running one")
+    found, replica = choose.one(Registry(where), asked["stream"])
+    stays, note = asyncio.run(wings.consumers("leave").forget(where, replica, asked["purge"]))
+    return kept.forgotten(found, stays, note, asked["purge"])
+
+
+def _lines(said: dict[str, Any]) -> list[str]:
+    head = f"{said['label']}: forgotten{', and removed' if said['purged'] else ''}"
+    verb = "gone" if said["purged"] else "stays"
+    found = [f"{verb:<10} {one['what']}: {one['path']}, {units.shown(one['bytes'])}" for one in said["stays"]]
+    found += [] if said["purged"] or not said["stays"] else ["`vmferry forget --purge` would have removed it"]
+    return [head, *found, *([f"note: {said['note']}"] if said["note"] else [])]
+
+
+def _say(said: dict[str, Any], lines: list[str], as_json: bool) -> None:
+    if as_json:
+        ending.emit({"event": "end", "ok": True, **said})
+    else:
+        typer.echo("\n".join(lines))
