@@ -102,7 +102,8 @@ class Server:
 
 
 def _refusal(why: errors.FerryError) -> dict[str, Any]:
-    return {"ok": False, "error": type(why).__name__, "message": str(why)}
+    known = next(kind for kind in type(why).__mro__ if kind.__module__ == errors.__name__)
+    return {"ok": False, "error": known.__name__, "message": str(why)}
 
 
 @contextlib.contextmanager
