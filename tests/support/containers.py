@@ -26,7 +26,7 @@ NEEDED = ("podman", "buildah", "runc", "iptables", "podman-compose", "debootstra
 HELPERS = {"netavark": "netavark", "aardvark-dns": "aardvark-dns"}
 """Programs that podman starts, outside of any PATH."""
 _HELPERS_LIE = ("/usr/lib/podman", "/usr/libexec/podman", "/usr/local/lib/podman", "/usr/local/libexec/podman")
-_FORBIDDEN = "no containers here: this machine forbids new namespaces or mounts, and no package mends that"
+_FORBIDDEN = "no containers: this machine forbids new namespaces or mounts to this user"
 
 # runc, as crun asks for one kind of cgroups only; the limits are those that an unprivileged parent may still set.
 _CONTAINERS_CONF = """
