@@ -2,7 +2,7 @@
 
 As a script it runs one until it is interrupted, for benches and for trying things out:
 
-    python -m tests.support.kafka [BROKERS]
+    python -m tests.support.kafka [BROKERS [HOST]]
 """
 
 from __future__ import annotations
@@ -53,17 +53,18 @@ def free_port() -> int:
 
 
 class Broker:
-    """One JVM that is broker and controller.  It keeps its directory and ports over restarts."""
+    """One JVM that is broker and controller.  It keeps its directory and ports over restarts.  Clients find it at
+    `host`, an address of this machine or network namespace."""
 
-    def __init__(self, home: Path, node: int) -> None:
-        self.home, self.node = home, node
+    def __init__(self, home: Path, node: int, host: str = "127.0.0.1") -> None:
+        self.home, self.node, self.host = home, node, host
         self.port, self.controller_port = free_port(), free_port()
         self._process: subprocess.Popen[bytes] | None = None
         home.mkdir(parents=True)
 
     @property
     def server(self) -> str:
-        return f"127.0.0.1:{self.port}"
+        return f"{self.host}:{self.port}"
 
     @property
     def log(self) -> Path:
@@ -95,7 +96,7 @@ class Broker:
     def _answers(self) -> bool:
         """Whether it answers an ApiVersions request: that is when a broker is unfenced and serves clients."""
         try:
-            with socket.create_connection(("127.0.0.1", self.port), 1) as client:
+            with socket.create_connection((self.host, self.port), 1) as client:
                 client.sendall(_API_VERSIONS)
                 return len(client.recv(10)) == 10
         except OSError:
@@ -137,9 +138,11 @@ class Broker:
 class Cluster:
     """`count` brokers below `home`.  `settings` are added to, or replace, those of every broker."""
 
-    def __init__(self, home: Path, count: int = 1, settings: Mapping[str, str] | None = None) -> None:
+    def __init__(
+        self, home: Path, count: int = 1, settings: Mapping[str, str] | None = None, host: str = "127.0.0.1"
+    ) -> None:
         fetch()
-        self.brokers = [Broker(home / f"n{node}", node) for node in range(1, count + 1)]
+        self.brokers = [Broker(home / f"n{node}", node, host) for node in range(1, count + 1)]
         voters = ",".join(f"{broker.node}@127.0.0.1:{broker.controller_port}" for broker in self.brokers)
         name = base64.urlsafe_b64encode(uuid.uuid4().bytes)[:22].decode().replace("-", "a")
         changed = dict(settings or {})
@@ -170,9 +173,11 @@ class Cluster:
 
 
 @contextlib.contextmanager
-def running(home: Path, count: int = 1, settings: Mapping[str, str] | None = None) -> Iterator[Cluster]:
+def running(
+    home: Path, count: int = 1, settings: Mapping[str, str] | None = None, host: str = "127.0.0.1"
+) -> Iterator[Cluster]:
     """A cluster that is started, and killed at the end: nothing of it is to be kept."""
-    cluster = Cluster(home, count, settings)
+    cluster = Cluster(home, count, settings, host)
     try:
         cluster.start()
         yield cluster
@@ -213,8 +218,9 @@ def _settings(broker: Broker, voters: str, count: int) -> dict[str, str]:
 
 def main() -> None:
     count = int(sys.argv[1]) if len(sys.argv) > 1 else 1
+    host = sys.argv[2] if len(sys.argv) > 2 else "127.0.0.1"
     ends = {signal.SIGINT, signal.SIGTERM}
-    with tempfile.TemporaryDirectory(prefix="vmferry-kafka-") as home, running(Path(home), count) as cluster:
+    with tempfile.TemporaryDirectory(prefix="vmferry-kafka-") as home, running(Path(home), count, host=host) as cluster:
         signal.pthread_sigmask(signal.SIG_BLOCK, ends)  # only now: the brokers would inherit it
         print(cluster.url, flush=True)
         signal.sigwait(ends)
