@@ -21,6 +21,11 @@ def receipts(prefix: str = PREFIX) -> str:
     return f"{_checked(prefix)}.receipts"
 
 
+def control(prefix: str = PREFIX) -> str:
+    """The one topic that says who owns which stream."""
+    return f"{_checked(prefix)}.control"
+
+
 def _checked(prefix: str) -> str:
     if not _SAFE.fullmatch(prefix):
         raise SchemaError(f"topic prefix {prefix!r}: only letters, digits, '.', '_' and '-', at most 120")
