@@ -1,4 +1,4 @@
-"""Commands that only look: status, epochs, doctor."""
+"""Commands that only look: status, epochs, doctor, topics."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from engine.cli import choose, doctor, ending, epochs, figures, options, status
+from engine.cli import choose, doctor, ending, epochs, figures, options, status, topics
 from engine.registry import Registry
 
 
@@ -16,6 +16,7 @@ def add(app: typer.Typer) -> None:
     app.command("status")(status_)
     app.command("epochs")(epochs_)
     app.command("doctor")(doctor_)
+    app.command("topics")(topics.topics_)
 
 
 def status_(
