@@ -100,9 +100,12 @@ class Admin:
 
     async def in_sync(self, topic: str) -> tuple[int, int]:
         """(copies in sync, copies) of the partition."""
-        described = await self._client.describe_topics([topic])
-        (partition,) = described[0]["partitions"]
-        return len(partition["isr"]), len(partition["replicas"])
+
+        async def once() -> tuple[int, int]:
+            ((partition,),) = [one["partitions"] for one in await self._client.describe_topics([topic])]
+            return len(partition["isr"]), len(partition["replicas"])
+
+        return await self._ask(topic, once)
 
     async def _led(self, topic: str) -> list[Any]:
         described = await self._client.describe_topics([topic])

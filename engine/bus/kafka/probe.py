@@ -19,6 +19,7 @@ from engine.bus.kafka.access import Access
 
 _SECONDS = 5.0
 """For one broker; a busy one takes about a second for TLS and a user."""
+_AGAIN_SECONDS = 0.5
 _HELLO = struct.pack(">hhih", 18, 0, 1, -1)
 """An ApiVersions request of version 0: what every broker answers to everybody."""
 _LONGEST = 1 << 20
@@ -52,7 +53,7 @@ async def _ask(access: Access, server: str) -> errors.FerryError | None:
         return errors.Transient(f"nothing listens at {server}")
     except TimeoutError:
         return errors.Transient(f"{server} does not answer within {_SECONDS:g} s")
-    except (asyncio.IncompleteReadError, ConnectionError, _NotKafka):
+    except (asyncio.IncompleteReadError, ConnectionError, struct.error, UnicodeDecodeError, _NotKafka):
         return errors.Transient(f"{server} does not speak as a Kafka broker")
     except OSError as why:
         return errors.Transient(f"{server}: {why.strerror or why}")
@@ -81,24 +82,48 @@ async def _in_the_clear(access: Access, server: str) -> None:
 
 
 async def _by_tls(access: Access, server: str, context: ssl.SSLContext) -> None:
+    shaken, why = await _tried(access, server, context)
+    if why is not None and shaken and _closed(why):
+        # In TLS 1.3 our side is done before the broker has looked at our certificate: it refuses the first request, and
+        # a reset may swallow its reason.  A broker that is killed looks the same, but not twice.
+        await asyncio.sleep(_AGAIN_SECONDS)
+        shaken, why = await _tried(access, server, context)
+    if why is None:
+        return
+    if isinstance(why, ssl.SSLCertVerificationError):
+        raise wrong.untrusted(access.security, server, why) from why
+    if not shaken and await _speaks_clear(server):
+        raise wrong.no_tls(server) from why
+    if shaken:
+        raise wrong.certificate_refused(access.security, server, why) from why
+    if isinstance(why, ssl.SSLError) and _by_peer(why):
+        raise wrong.refused_by_tls(server, why) from why
+    raise _NotKafka from why
+
+
+async def _tried(access: Access, server: str, context: ssl.SSLContext) -> tuple[bool, Exception | None]:
+    """Whether our side of TLS came to its end, and what went wrong then or before."""
     shaken = False
     try:
         async with _connected(server, context) as stream:
             shaken = True
             await _asked(stream, _HELLO)
             await _mechanisms(access, server, stream)
-    except ssl.SSLCertVerificationError as why:
-        raise wrong.untrusted(access.security, server, why) from why
     except ConnectionRefusedError:
         raise
-    except (ssl.SSLError, asyncio.IncompleteReadError, ConnectionError, _NotKafka) as why:
-        if not shaken and await _speaks_clear(server):
-            raise wrong.no_tls(server) from why
-        # In TLS 1.3 our side is done before the broker has looked at our certificate: it refuses the first request.
-        # Its reason comes as an alert, which a reset connection may swallow.
-        if shaken or isinstance(why, ssl.SSLError):
-            raise wrong.refused_by_tls(access.security, server, why) from why
-        raise
+    except (ssl.SSLError, asyncio.IncompleteReadError, ConnectionError) as why:
+        return shaken, why
+    return shaken, None
+
+
+def _closed(why: Exception) -> bool:
+    """The other end went away without a word."""
+    return not isinstance(why, ssl.SSLError) or isinstance(why, (ssl.SSLEOFError, ssl.SSLZeroReturnError))
+
+
+def _by_peer(why: ssl.SSLError) -> bool:
+    """Said by the other end, which so speaks TLS; or about a version of TLS that it has chosen."""
+    return "ALERT" in (why.reason or "") or "UNSUPPORTED_PROTOCOL" in (why.reason or "")
 
 
 async def _mechanisms(access: Access, server: str, stream: Stream) -> None:
@@ -168,7 +193,7 @@ async def _speaks_tls(server: str) -> bool:
         async with _connected(server, context):
             return True
     except ssl.SSLError as why:
-        return "ALERT" in (why.reason or "")  # of TLS, but not ours
+        return _by_peer(why)
     except OSError:
         return False
 

@@ -20,6 +20,9 @@ _WAITING = 2
 """Batches given to the producer: one on its way, as it sends only one at a time, and one ready behind it.  More would
 only wait; with the one that fills here at most 6 MiB are outstanding."""
 
+_LOOK_SECONDS = 2.0
+"""For the state of the copies, when an acknowledgement is late already; brokers that are away are asked in vain."""
+
 
 class Writer:
     """Fills batches and keeps their futures.  After an error of `append` or `sync` only `close` may follow."""
@@ -105,20 +108,21 @@ class Writer:
 
     async def _late(self) -> errors.Transient:
         """Idempotent producers try again for ever and say nothing: so the word to the user is ours."""
-        found = await probe.reach(self._admin.access, self._admin.access.servers)
+        access = self._admin.access
+        found, copies = await asyncio.gather(probe.reach(access, access.servers), self._copies())
         count, wrong = probe.told(found)
-        said = f"{count} of {len(found)} brokers answer" + (f" ({wrong})" if wrong else "")
-        try:
-            async with asyncio.timeout(max(self._patience / 10, 1)):
-                said += await self._copies()
-        except (TimeoutError, errors.FerryError, kafka.KafkaError) as why:
-            said += f"; the state of its copies is not to be had ({str(why) or 'no answer'})"
+        said = f"{count} of {len(found)} brokers answer" + (f" ({wrong})" if wrong else "") + f"; {copies}"
         return errors.Transient(f"Kafka topic {self._topic}: no acknowledgement within {self._patience:g} s: {said}")
 
     async def _copies(self) -> str:
-        in_sync, copies = await self._admin.in_sync(self._topic)
-        said = f"; {in_sync} of {copies} copies are in sync"
-        needed = int((await self._admin.topic_settings(self._topic) or {}).get("min.insync.replicas", "0"))
+        try:
+            async with asyncio.timeout(_LOOK_SECONDS):
+                in_sync, copies = await self._admin.in_sync(self._topic)
+                found = await self._admin.topic_settings(self._topic)
+        except (TimeoutError, errors.FerryError) as why:
+            return f"the state of its copies is not to be had ({str(why) or 'no answer'})"
+        said = f"{in_sync} of {copies} copies are in sync"
+        needed = int((found or {}).get("min.insync.replicas", "0"))
         if in_sync < needed:
             said += (
                 f", and min.insync.replicas is {needed}: too few, so the cluster takes nothing; start the brokers that"

@@ -80,23 +80,32 @@ def untrusted(given: Security, server: str, why: ssl.SSLCertVerificationError) -
     )
 
 
-def refused_by_tls(given: Security, server: str, why: Exception) -> errors.Usage:
-    """A broker refuses us while TLS is set up, or our certificate right after."""
-    reason = getattr(why, "reason", None) or "the connection was closed"
-    said = reason.replace("_", " ").lower()
-    if "PROTOCOL_VERSION" in reason or "UNSUPPORTED_PROTOCOL" in reason:
+def refused_by_tls(server: str, why: ssl.SSLError) -> errors.Usage:
+    """A broker and we find no TLS in common."""
+    said = _reason(why)
+    if "protocol" in said:
         return errors.Usage(
             f"Kafka at {server} does not speak TLS 1.3, and vmferry nothing older ({said}): add TLSv1.3 to its"
             " ssl.enabled.protocols"
         )
+    return errors.Usage(f"Kafka at {server} refuses TLS with us ({said}): look at its log and its ssl settings")
+
+
+def certificate_refused(given: Security, server: str, why: Exception) -> errors.Usage:
+    """A broker refuses our certificate, or that we have none."""
     if given.certificate_file:
         return errors.Usage(
-            f"Kafka at {server} refuses our certificate {given.certificate_file} ({said}): have it signed by a CA in"
-            " the truststore of the broker, and look whether it has expired"
+            f"Kafka at {server} refuses our certificate {given.certificate_file} ({_reason(why)}): have it signed by a"
+            " CA in the truststore of the broker, and look whether it has expired"
         )
     return errors.Usage(
-        f"Kafka at {server} asks for a certificate of ours ({said}): set certificate and key in [kafka]"
+        f"Kafka at {server} asks for a certificate of ours ({_reason(why)}): set certificate and key in [kafka]"
     )
+
+
+def _reason(why: Exception) -> str:
+    reason = getattr(why, "reason", None) or "the connection was closed"
+    return str(reason).replace("_", " ").lower()
 
 
 def forbidden(topic: str, operation: str, principal: str) -> errors.Usage:
