@@ -41,7 +41,7 @@ def topics_(
     bus: Annotated[str, typer.Option(metavar="URL", help="kafka://HOST:PORT,... for the commands.")] = "",
     prefix: Annotated[str, typer.Option(metavar="PREFIX", help="What the topics' names begin with.")] = "vmferry",
     stream: Annotated[
-        list[str] | None, typer.Option(metavar="UUID", help="Only for this stream, which may not make topics; repeat.")
+        list[str] | None, typer.Option(metavar="UUID", help="Only this stream, its topic made beforehand; repeatable.")
     ] = None,
     copies: Annotated[
         int, typer.Option(min=1, metavar="COUNT", help="Brokers that keep each topic.")

@@ -21,7 +21,7 @@ _PAUSE_SECONDS = 0.1
 
 
 class TooFew(errors.Usage):
-    """The cluster has fewer brokers than a topic should have copies."""
+    """The cluster has fewer brokers than a topic should have copies.  For KafkaBus, which tries fewer."""
 
 
 class Admin:

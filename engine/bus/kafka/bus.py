@@ -55,9 +55,8 @@ class KafkaBus:
         found = await self._admin.topic_settings(topic)
         if found is not None:
             settings.check(topic, found, copies, ",".join(self._admin.access.servers))
-        elif write:
+        elif write:  # who only reads, as an auditor, loses nothing by settings
             raise wrong.forbidden(topic, "DescribeConfigs", self._admin.access.security.principal)
-        # Who only reads, as an auditor, loses nothing by settings: those who write look at them.
         await self._warn(topic, copies)
         return found is not None
 
@@ -73,19 +72,20 @@ class KafkaBus:
 
     async def _make(self, topic: str) -> None:
         usual = await self._admin.broker_settings()
-        if usual is not None:
-            copies = await self._copies(int(usual.get("default.replication.factor", "1")))
-            await self._admin.create(topic, copies, settings.wanted(copies))
-            return
-        # We may not ask how many it wants.  It refuses more copies than it has brokers, also counting those that are
-        # away, so the most that it takes is what a healthy cluster would have said.
-        for copies in range(settings.COPIES, 0, -1):
+        if usual is None:
+            # We may not ask how many copies it wants.  It refuses more than it has brokers, and counts those that are
+            # away, so the most that it takes is what a healthy cluster would have said.
+            tried: Sequence[int] = range(settings.COPIES, 0, -1)
+        else:
+            tried = [await self._copies(int(usual.get("default.replication.factor", "1")))]
+        said = ""
+        for copies in tried:
             try:
                 await self._admin.create(topic, copies, settings.wanted(copies))
                 return
-            except TooFew:
-                if copies == 1:
-                    raise
+            except TooFew as why:
+                said = str(why)
+        raise errors.Usage(said)
 
     async def _copies(self, usual: int) -> int:
         """Three; fewer on a cluster that has fewer brokers and does not say that it wants more."""
