@@ -13,7 +13,7 @@ say() { echo "test tools: $*" >&2; }
 # command:package; of packages a|b the first one that this release has
 NEEDED='qemu-img:qemu-utils qemu-io:qemu-utils qemu-nbd:qemu-utils qemu-system-x86_64:qemu-system-x86
 qemu-storage-daemon:qemu-system-common nbdinfo:libnbd-bin nbdcopy:libnbd-bin nbdkit:nbdkit
-mke2fs:e2fsprogs debugfs:e2fsprogs e2fsck:e2fsprogs rsync:rsync mvn:maven systemd-analyze:systemd
+mke2fs:e2fsprogs debugfs:e2fsprogs e2fsck:e2fsprogs rsync:rsync mvn:maven openssl:openssl systemd-analyze:systemd
 systemd-sysusers:systemd systemd-tmpfiles:systemd ip:iproute2 tc:iproute2
 podman:podman buildah:buildah runc:runc podman-compose:podman-compose debootstrap:debootstrap iptables:iptables
 /usr/lib/podman/netavark:netavark /usr/lib/podman/aardvark-dns:aardvark-dns
@@ -47,10 +47,14 @@ fetch_kafka() {
     [ -f "$pom" ] || return 0
     if [ -f "$stamp" ] && cmp -s "$pom" "$stamp"; then return 0; fi
     say "fetching Kafka's jars"
+    # Beside the old ones, which stay when this fails.
+    fresh=$PWD/.tools/kafka-libs.new
+    rm -rf "$fresh"
+    mkdir -p "$fresh"
+    mvn --quiet --batch-mode --file "$pom" dependency:copy-dependencies -DoutputDirectory="$fresh"
+    cp "$pom" "$fresh/.complete"
     rm -rf .tools/kafka-libs
-    mkdir -p .tools/kafka-libs
-    mvn --quiet --batch-mode --file "$pom" dependency:copy-dependencies -DoutputDirectory="$PWD/.tools/kafka-libs"
-    cp "$pom" "$stamp"
+    mv "$fresh" .tools/kafka-libs
 }
 
 # The package that a meta package stands for: linux-image-cloud-amd64 -> linux-image-6.1.0-56-cloud-amd64

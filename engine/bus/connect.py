@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from engine import errors, ports
+from engine.bus.security import PLAIN, Security
 
 FORMS = "log:PATH, or kafka://HOST:PORT[,HOST:PORT...]"
 
 
-async def connect(url: str, quota: int | None = None) -> ports.Bus:
-    """The bus at `url`; the caller closes it.  `quota` (bytes) bounds an embedded log.
+async def connect(url: str, quota: int | None = None, security: Security = PLAIN) -> ports.Bus:
+    """The bus at `url`; the caller closes it.  `quota` (bytes) bounds an embedded log, `security` is for Kafka.
 
-    Raises Usage for a URL that is none of the forms, Transient when the bus is away.
+    Raises Usage for a URL that is none of the forms and for a cluster that refuses us, Unsafe for a password in the
+    clear, Transient when the bus is away.
     """
     scheme, _, rest = url.partition(":")
     if scheme == "log" and rest:
@@ -20,7 +22,7 @@ async def connect(url: str, quota: int | None = None) -> ports.Bus:
     if scheme == "kafka" and rest.startswith("//"):
         from engine.bus.kafka.bus import KafkaBus
 
-        return await KafkaBus.connect(servers(rest[2:], url))
+        return await KafkaBus.connect(servers(rest[2:], url), security=security)
     raise errors.Usage(f"{url!r} is no bus: {FORMS}")
 
 

@@ -198,7 +198,7 @@ async def bus(url: str, where: places.Places) -> list[Found]:
                     found.append(Found("topic", True, f"{topic}: made at the first run"))
     except (errors.FerryError, TimeoutError) as why:
         mend = f"start the brokers, or name the bus as {connect.FORMS}"
-        if isinstance(why, errors.Unsafe):
+        if isinstance(why, (errors.Unsafe, errors.Usage)):
             mend = "set what it says"
         found.append(Found("bus", False, str(why) or f"{url} does not answer", mend, required=True))
         return found[1:]

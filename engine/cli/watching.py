@@ -1,4 +1,4 @@
-"""Commands that only look: status, epochs, doctor."""
+"""Commands that only look: status, epochs, doctor, topics."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from engine import errors, places, registry
-from engine.cli import check, choose, daemons, doctor, ending, epochs, figures, options, served, status
+from engine.cli import check, choose, daemons, doctor, ending, epochs, figures, options, served, status, topics
 from engine.registry import Registry
 
 
@@ -17,6 +17,7 @@ def add(app: typer.Typer) -> None:
     app.command("status")(status_)
     app.command("epochs")(epochs_)
     app.command("doctor")(doctor_)
+    app.command("topics")(topics.topics_)
 
 
 def status_(

@@ -17,7 +17,7 @@ import sys
 import tempfile
 import time
 import uuid
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 from tests.support import tools
@@ -29,7 +29,7 @@ _JVM = ("-Xms128m", "-Xmx512m", "-XX:+UseG1GC", "-XX:TieredStopAtLevel=4", "-Dja
 _API_VERSIONS = struct.pack(">ihhih", 10, 18, 0, 1, -1)
 
 
-def _java(home: Path, *arguments: str) -> list[str]:
+def java(home: Path, *arguments: str) -> list[str]:
     """The command line of one JVM with the broker's jars; its own log files go below `home`."""
     logging = f"-Dlog4j2.configurationFile={_HERE / 'log4j2.properties'}"
     return ["java", *_JVM, f"-Dkafka.logs.dir={home}", logging, "-cp", f"{JARS}/*", *arguments]
@@ -70,11 +70,13 @@ class Broker:
     def log(self) -> Path:
         return self.home / "broker.log"
 
-    def format(self, settings: Mapping[str, str], cluster: str) -> subprocess.Popen[bytes]:
-        """Write its settings, and begin to write its empty storage."""
+    def format(self, settings: Mapping[str, str], cluster: str, scram: Sequence[str]) -> subprocess.Popen[bytes]:
+        """Write its settings, and begin to write its empty storage, in which the users `scram` are known."""
         properties = self.home / "server.properties"
         properties.write_text("".join(f"{name}={value}\n" for name, value in settings.items()))
-        command = _java(self.home, "kafka.tools.StorageTool", "format", "-t", cluster, "-c", str(properties))
+        users = [word for user in scram for word in ("--add-scram", user)]
+        tool = ("kafka.tools.StorageTool", "format", "-t", cluster, "-c", str(properties), *users)
+        command = java(self.home, *tool)
         with open(self.log, "ab") as log:
             return subprocess.Popen(command, stdout=log, stderr=log)
 
@@ -82,7 +84,7 @@ class Broker:
         """Begin to start; `wait_ready` says when it answers."""
         with open(self.log, "ab") as log:
             self._process = subprocess.Popen(
-                _java(self.home, "kafka.Kafka", str(self.home / "server.properties")), stdout=log, stderr=log
+                java(self.home, "kafka.Kafka", str(self.home / "server.properties")), stdout=log, stderr=log
             )
 
     def wait_ready(self) -> None:
@@ -136,10 +138,16 @@ class Broker:
 
 
 class Cluster:
-    """`count` brokers below `home`.  `settings` are added to, or replace, those of every broker."""
+    """`count` brokers below `home`.  `settings` are added to, or replace, those of every broker; `scram` are users, as
+    `format --add-scram` takes them."""
 
     def __init__(
-        self, home: Path, count: int = 1, settings: Mapping[str, str] | None = None, host: str = "127.0.0.1"
+        self,
+        home: Path,
+        count: int = 1,
+        settings: Mapping[str, str] | None = None,
+        scram: Sequence[str] = (),
+        host: str = "127.0.0.1",
     ) -> None:
         fetch()
         self.brokers = [Broker(home / f"n{node}", node, host) for node in range(1, count + 1)]
@@ -147,7 +155,7 @@ class Cluster:
         name = base64.urlsafe_b64encode(uuid.uuid4().bytes)[:22].decode().replace("-", "a")
         changed = dict(settings or {})
         tools_running = [
-            (broker, broker.format(_settings(broker, voters, count) | changed, name)) for broker in self.brokers
+            (broker, broker.format(_settings(broker, voters, count, changed), name, scram)) for broker in self.brokers
         ]
         for broker, tool in tools_running:
             if tool.wait():
@@ -174,10 +182,14 @@ class Cluster:
 
 @contextlib.contextmanager
 def running(
-    home: Path, count: int = 1, settings: Mapping[str, str] | None = None, host: str = "127.0.0.1"
+    home: Path,
+    count: int = 1,
+    settings: Mapping[str, str] | None = None,
+    scram: Sequence[str] = (),
+    host: str = "127.0.0.1",
 ) -> Iterator[Cluster]:
     """A cluster that is started, and killed at the end: nothing of it is to be kept."""
-    cluster = Cluster(home, count, settings, host)
+    cluster = Cluster(home, count, settings, scram, host)
     try:
         cluster.start()
         yield cluster
@@ -185,9 +197,10 @@ def running(
         cluster.kill()
 
 
-def _settings(broker: Broker, voters: str, count: int) -> dict[str, str]:
+def _settings(broker: Broker, voters: str, count: int, changed: Mapping[str, str]) -> dict[str, str]:
+    """Of one broker.  Lists of listeners in `changed` come after our own."""
     copies = str(min(3, count))
-    return {
+    ours = {
         "process.roles": "broker,controller",
         "node.id": str(broker.node),
         "controller.quorum.voters": voters,
@@ -214,6 +227,8 @@ def _settings(broker: Broker, voters: str, count: int) -> dict[str, str]:
         "num.io.threads": "4",
         "replica.fetch.max.bytes": "8388608",
     }
+    lists = ("listeners", "advertised.listeners", "listener.security.protocol.map")
+    return ours | {name: f"{ours[name]},{value}" if name in lists else value for name, value in changed.items()}
 
 
 def main() -> None:

@@ -6,9 +6,11 @@ import logging
 from collections.abc import Sequence
 
 from engine import errors
-from engine.bus.kafka import quiet, settings
-from engine.bus.kafka.admin import Admin
+from engine.bus.kafka import quiet, settings, wrong
+from engine.bus.kafka.access import Access
+from engine.bus.kafka.admin import Admin, TooFew
 from engine.bus.kafka.log import KafkaLog
+from engine.bus.security import PLAIN, Security
 
 ANSWER_SECONDS = 30.0
 """How long `sync` waits: a killed leader stalls a producer 4 s (measured with three brokers), a paused one 10."""
@@ -24,37 +26,41 @@ class KafkaBus:
         self._checked: set[str] = set()
 
     @classmethod
-    async def connect(cls, servers: Sequence[str], patience: float = ANSWER_SECONDS) -> KafkaBus:
+    async def connect(
+        cls, servers: Sequence[str], patience: float = ANSWER_SECONDS, security: Security = PLAIN
+    ) -> KafkaBus:
         """A bus on the cluster that one of `servers` (HOST:PORT) knows.  `patience`: seconds until `sync` gives up.
 
-        Raises Transient, naming what is wrong with which server, when none of them answers.
+        Raises Transient, naming what is wrong with which server, when none of them answers; Usage when they answer and
+        will not serve us; Unsafe when a password would go in the clear.
         """
         quiet.install()
-        return cls(await Admin.connect(servers, patience), patience)
+        return cls(await Admin.connect(Access(servers, security), patience), patience)
 
     async def open(self, topic: str, write: bool = False, shared: bool = False) -> KafkaLog:
         """As ports.Bus.open.  The settings are read and checked by the first opening of each topic."""
-        if topic not in self._checked:
-            await self._prepare(topic)
+        if topic not in self._checked and await self._prepare(topic, write):
             self._checked.add(topic)
-        log = KafkaLog(topic, self._admin, self._patience, self._open.discard)
+        log = KafkaLog(topic, self._admin, self._patience, self._open.discard, write)
         self._open.add(log)
-        if write:
-            try:
-                await log.start_writing()
-            except BaseException:
-                await log.close()
-                raise
         return log
 
-    async def _prepare(self, topic: str) -> None:
+    async def _prepare(self, topic: str, write: bool) -> bool:
+        """Make the topic where it is not there, and check it.  False when its settings could not be seen."""
         if not await self._admin.exists(topic):
-            copies = await self._copies()
-            await self._admin.create(topic, copies, settings.wanted(copies))
+            await self._make(topic)
         partitions = await self._admin.partitions(topic)
         settings.check_partitions(topic, len(partitions))
         copies = len(partitions[0])
-        settings.check(topic, await self._admin.topic_settings(topic), copies, ",".join(self._admin.servers))
+        found = await self._admin.topic_settings(topic)
+        if found is not None:
+            settings.check(topic, found, copies, ",".join(self._admin.access.servers))
+        elif write:  # who only reads, as an auditor, loses nothing by settings
+            raise wrong.forbidden(topic, "DescribeConfigs", self._admin.access.security.principal)
+        await self._warn(topic, copies)
+        return found is not None
+
+    async def _warn(self, topic: str, copies: int) -> None:
         brokers = len(await self._admin.brokers())
         if copies < min(settings.COPIES, brokers):
             _log.warning(
@@ -64,10 +70,26 @@ class KafkaBus:
         if copies == 1:
             _log.warning("Kafka topic %s has one copy: on one broker an acknowledgement is not on disk", topic)
 
-    async def _copies(self) -> int:
+    async def _make(self, topic: str) -> None:
+        usual = await self._admin.broker_settings()
+        if usual is None:
+            # We may not ask how many copies it wants.  It refuses more than it has brokers, and counts those that are
+            # away, so the most that it takes is what a healthy cluster would have said.
+            tried: Sequence[int] = range(settings.COPIES, 0, -1)
+        else:
+            tried = [await self._copies(int(usual.get("default.replication.factor", "1")))]
+        said = ""
+        for copies in tried:
+            try:
+                await self._admin.create(topic, copies, settings.wanted(copies))
+                return
+            except TooFew as why:
+                said = str(why)
+        raise errors.Usage(said)
+
+    async def _copies(self, usual: int) -> int:
         """Three; fewer on a cluster that has fewer brokers and does not say that it wants more."""
         brokers = len(await self._admin.brokers())
-        usual = int((await self._admin.broker_settings()).get("default.replication.factor", "1"))
         copies = max(min(settings.COPIES, brokers), min(settings.COPIES, usual))
         if copies > brokers:
             raise errors.Transient(

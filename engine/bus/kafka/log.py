@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable, Coroutine, Sequence
 from typing import Any, TypeVar
 
@@ -19,24 +20,41 @@ T = TypeVar("T")
 class KafkaLog:
     """Durable means here: in the memory of min.insync.replicas brokers (acks=all)."""
 
-    def __init__(self, topic: str, admin: Admin, patience: float, closed: Callable[[KafkaLog], None]) -> None:
+    def __init__(
+        self, topic: str, admin: Admin, patience: float, closed: Callable[[KafkaLog], None], write: bool
+    ) -> None:
         self._topic, self._admin, self._patience, self._closed = topic, admin, patience, closed
         self._reader = Reader(topic, admin, patience)
+        self._may_write, self._starting = write, asyncio.Lock()
         self._writer: Writer | None = None
         self._spent: BaseException | None = None
         self._gone = False
 
-    async def start_writing(self) -> None:
-        self._writer = Writer(self._topic, self._admin, self._patience)
-        await self._writer.start()
-
     async def append(self, records: Sequence[bytes]) -> None:
         """As ports.Log.append."""
-        await self._spending(self._writable().append(records))
+        self._check_writable()
+        await self._spending(self._append(records))
+
+    async def _append(self, records: Sequence[bytes]) -> None:
+        await (await self._started()).append(records)
+
+    async def _started(self) -> Writer:
+        """The producer, started by the first append: a handle that never appends needs neither it nor the right."""
+        async with self._starting:
+            if self._writer is None:
+                writer = Writer(self._topic, self._admin, self._patience)
+                try:
+                    await writer.start()
+                except BaseException:
+                    await writer.close()
+                    raise
+                self._writer = writer
+        return self._writer
 
     async def sync(self) -> int:
         """As ports.Log.sync.  Gives up after the patience of the bus, saying how many brokers answer."""
-        end = await self._spending(self._writable().sync())
+        self._check_writable()
+        end = None if self._writer is None else await self._spending(self._writer.sync())
         return (await self.ends())[1] if end is None else end
 
     async def _spending(self, step: Coroutine[Any, Any, T]) -> T:
@@ -46,12 +64,11 @@ class KafkaLog:
             self._spent = why
             raise
 
-    def _writable(self) -> Writer:
+    def _check_writable(self) -> None:
         if self._spent is not None:
             raise errors.Transient(f"{self._topic}: open the log again; this handle ended with: {self._spent!r}")
-        if self._writer is None:
+        if not self._may_write:
             raise errors.Usage(f"{self._topic} is not open for writing")
-        return self._writer
 
     async def read(self, offset: int, limit: int, wait: float) -> Sequence[Entry]:
         """As ports.Log.read."""

@@ -11,14 +11,17 @@ from aiokafka import AIOKafkaProducer
 from aiokafka import errors as kafka
 
 from engine import errors
-from engine.bus.kafka import settings, trouble
-from engine.bus.kafka.admin import REQUEST_MS, Admin
+from engine.bus.kafka import probe, settings
+from engine.bus.kafka.admin import Admin
 
 RECORD_LIMIT = settings.BATCH - 1024
 """Most bytes in one record: with its frame it must fit into one batch."""
 _WAITING = 2
 """Batches given to the producer: one on its way, as it sends only one at a time, and one ready behind it.  More would
 only wait; with the one that fills here at most 6 MiB are outstanding."""
+
+_LOOK_SECONDS = 2.0
+"""For the state of the copies, when an acknowledgement is late already; brokers that are away are asked in vain."""
 
 
 class Writer:
@@ -27,14 +30,13 @@ class Writer:
     def __init__(self, topic: str, admin: Admin, patience: float) -> None:
         self._topic, self._admin, self._patience = topic, admin, patience
         self._producer = AIOKafkaProducer(
-            bootstrap_servers=list(admin.servers),
             acks="all",
             enable_idempotence=True,
             compression_type=None,
             max_batch_size=settings.BATCH,
             max_request_size=settings.BATCH,
             linger_ms=0,
-            request_timeout_ms=REQUEST_MS,
+            **admin.access.options(),
         )
         self._batch: Any = None
         self._sent: deque[tuple[asyncio.Future[Any], int]] = deque()
@@ -50,7 +52,7 @@ class Writer:
         except kafka.KafkaConnectionError as why:
             raise await self._admin.unreachable(str(why)) from why
         except kafka.KafkaError as why:
-            raise trouble.classify(self._topic, why) from why
+            raise self._admin.classify(self._topic, why, "Write") from why
         self._batch = self._producer.create_batch()
 
     async def append(self, records: Sequence[bytes]) -> None:
@@ -102,19 +104,31 @@ class Writer:
         except TimeoutError as why:
             raise await self._late() from why
         except kafka.KafkaError as why:
-            raise trouble.classify(self._topic, why) from why
+            raise self._admin.classify(self._topic, why, "Write") from why
 
     async def _late(self) -> errors.Transient:
         """Idempotent producers try again for ever and say nothing: so the word to the user is ours."""
-        count, wrong = await trouble.reach(self._admin.servers)
-        said = f"{count} of {len(self._admin.servers)} brokers answer" + (f" ({wrong})" if wrong else "")
-        try:
-            async with asyncio.timeout(self._patience / 10):
-                in_sync, copies = await self._admin.in_sync(self._topic)
-            said += f"; {in_sync} of {copies} copies are in sync"
-        except (TimeoutError, kafka.KafkaError) as why:
-            said += f"; the state of its copies is not to be had ({str(why) or 'no answer'})"
+        access = self._admin.access
+        found, copies = await asyncio.gather(probe.reach(access, access.servers), self._copies())
+        count, wrong = probe.told(found)
+        said = f"{count} of {len(found)} brokers answer" + (f" ({wrong})" if wrong else "") + f"; {copies}"
         return errors.Transient(f"Kafka topic {self._topic}: no acknowledgement within {self._patience:g} s: {said}")
+
+    async def _copies(self) -> str:
+        try:
+            async with asyncio.timeout(_LOOK_SECONDS):
+                in_sync, copies = await self._admin.in_sync(self._topic)
+                found = await self._admin.topic_settings(self._topic)
+        except (TimeoutError, errors.FerryError) as why:
+            return f"the state of its copies is not to be had ({str(why) or 'no answer'})"
+        said = f"{in_sync} of {copies} copies are in sync"
+        needed = int((found or {}).get("min.insync.replicas", "0"))
+        if in_sync < needed:
+            said += (
+                f", and min.insync.replicas is {needed}: too few, so the cluster takes nothing; start the brokers that"
+                " are away, or look at their logs for why they do not keep up"
+            )
+        return said
 
     async def close(self) -> None:
         """What is not acknowledged yet is given up: aiokafka's own stop would wait for it, for ever if need be."""
