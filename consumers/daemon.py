@@ -178,6 +178,9 @@ class TargetDaemon(Daemon):
         self._consider(found[0], self.unclaimed[found[0]][0])
         return {"stream": found[0], "taken": found[0] in self.served, "why": self.unclaimed.get(found[0], (0, ""))[1]}
 
+    def away(self) -> str:
+        return self.listener.away
+
     def jobs(self) -> Iterable[Job]:
         return [one.job for one in self.served.values()]
 

@@ -11,7 +11,7 @@ from engine import places, units
 from engine.cli import daemons, ending, keeping, leaving, setting, watching
 from engine.cli import rate as rating
 from engine.cli import replicate as replicating
-from engine.cli.options import Debug, Json, State
+from engine.cli.options import BusConfig, Debug, Json, State
 
 app = typer.Typer(
     name="vmferry", no_args_is_help=True, pretty_exceptions_enable=False,
@@ -43,6 +43,7 @@ def replicate(
     bus: Annotated[
         str, typer.Option(metavar="URL", help="log:PATH (default: in the state), kafka://HOST:PORT,...")
     ] = "",
+    bus_config: BusConfig = "",
     state: State = "",
     name: Annotated[str, typer.Option(metavar="LABEL", help="What the stream is called.")] = "",
     format: Annotated[str, typer.Option(help="Format of SRC: raw, qcow2, luks, vmdk, vhdx, vdi.")] = "",
@@ -65,8 +66,9 @@ def replicate(
     """Bring DST to the state of SRC, and prove it; only what differs travels."""
     with ending.told(as_json, debug):
         wanted = setting.Wanted(
-            source, target, bus, name, format, target_format, units.size(block_size) if block_size else None, adopt
-        )
+            source, target, bus, name, format, target_format, units.size(block_size) if block_size else None, adopt,
+            bus_config,
+        )  # fmt: skip
         asked = replicating.Asked(
             every=units.seconds(every) if follow else None,
             rate=units.rate(rate) if rate else None,

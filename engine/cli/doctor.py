@@ -10,11 +10,11 @@ from engine import errors, places
 from engine.cli import examine
 
 
-def said(where: places.Places, bus: str) -> dict[str, Any]:
+def said(where: places.Places, bus: str, bus_config: str = "") -> dict[str, Any]:
     """The object of --json."""
     found = [*examine.machine(), *examine.state(where)]
     if bus:
-        found += asyncio.run(examine.bus(bus, where))
+        found += asyncio.run(examine.bus(bus, bus_config, where))
     missing = [one.name for one in found if one.required and not one.ok]
     return {
         "event": "end" if not missing else "examined", "ok": not missing, "missing": missing,

@@ -20,6 +20,7 @@ from pathlib import Path
 
 from engine import errors, linux, places, quotas, units
 from engine.bus import connect
+from engine.bus.reach import reach_config
 from engine.device import locks
 from engine.nbd import qemu
 from engine.registry import Registry
@@ -180,15 +181,15 @@ def _syncs(path: Path) -> Found:
     return Found("fdatasync", not slow, words, "give --state a directory on a faster disk")
 
 
-async def bus(url: str, where: places.Places) -> list[Found]:
+async def bus(url: str, config: str, where: places.Places) -> list[Found]:
     """Whether the bus answers, and whether the settings of our topics on it are safe.  Makes no topic."""
     found = [Found("bus", True, f"{url} answers", required=True)]
     try:
         async with asyncio.timeout(60), contextlib.AsyncExitStack() as stack:
-            opened = await connect.connect(url)
+            opened = await reach_config(url, Path(config) if config else None)
             stack.push_async_callback(opened.close)
             ours = [topics.receipts()]
-            ours += [topics.stream(one.identity) for one in Registry(where).streams() if one.bus == url]
+            ours += [topics.stream(one.identity, one.prefix) for one in Registry(where).streams() if one.bus == url]
             for topic in ours:
                 if await opened.exists(topic):
                     log = await opened.open(topic)

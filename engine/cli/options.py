@@ -12,6 +12,9 @@ State = Annotated[
     str, typer.Option(metavar="DIR", help="Where state lies.  Else $VMFERRY_STATE, /var/lib/vmferry as root, or XDG's.")
 ]
 Json = Annotated[bool, typer.Option("--json", help="Objects on stdout, one a line; the last one always comes.")]
+BusConfig = Annotated[
+    str, typer.Option("--bus-config", metavar="FILE", help="Its [kafka] table says how to get in: TLS, user, password.")
+]
 Debug = Annotated[bool, typer.Option("--debug", help="Tell more, with tracebacks.")]
 Secret = Annotated[str, typer.Option("--secret-file", metavar="FILE", help="Secret of an encrypted replica.")]
 

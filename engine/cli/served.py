@@ -31,7 +31,8 @@ def lines(said: Answer) -> list[str]:
         found += ["", *(_source(one) if said["daemon"] == "source" else _target(one))]
     if not said["streams"]:
         found.append("streams    none")
-    heard = [f"warning: {problem}" for problem in said["problems"]]
+    heard = [f"warning: no other site is heard: {said['away']}"] if said["away"] else []
+    heard += [f"warning: {problem}" for problem in said["problems"]]
     heard += [f"warning: {one['label']}: {one['warning']}" for one in said["streams"] if one.get("warning")]
     return found + (["", *heard] if heard else [])
 
@@ -98,6 +99,8 @@ def _clocks(one: Answer) -> str:
 
 def judged(said: Answer) -> list[Judged]:
     """What monitoring judges of one daemon."""
+    if said["away"] and not said["streams"]:
+        return [Judged(f"site {said['site']}", None, bus_away=said["away"])]
     if said["daemon"] == "source":
         return [each for one in said["streams"] for each in _judged_source(one)]
     return [_judged_target(one) for one in said["streams"]]

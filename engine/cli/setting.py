@@ -30,6 +30,8 @@ class Wanted:
     target_format: str = ""
     block_size: int | None = None
     adopt: bool = False
+    config: str = ""
+    "The file whose [kafka] table says how to get into the bus."
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,7 +80,8 @@ def _stream(where: places.Places, wanted: Wanted, source: str, kind: str, taken:
     if label in taken:
         raise errors.Usage(f"there is a stream {label!r} already: choose another --name")
     disk = registry.Disk("vda", source, wanted.format or kind, wanted.block_size or BLOCK_SIZE)
-    return registry.Stream(str(uuid.uuid4()), label, absolute(wanted.bus) or where.log, (disk,))
+    bus, config = absolute(wanted.bus) or where.log, os.path.abspath(wanted.config) if wanted.config else ""
+    return registry.Stream(str(uuid.uuid4()), label, bus, (disk,), config=config)
 
 
 def _free(label: str, taken: set[str]) -> str:
@@ -96,7 +99,9 @@ def _again(stream: registry.Stream, wanted: Wanted) -> registry.Stream:
     if wanted.block_size not in (None, size):
         raise errors.Usage(f"stream {stream.label} has blocks of {size:,} bytes; that cannot be changed")
     disk = replace(stream.disks[0], format=wanted.format or stream.disks[0].format)
-    return replace(stream, label=wanted.name or stream.label, bus=absolute(wanted.bus) or stream.bus, disks=(disk,))
+    config = os.path.abspath(wanted.config) if wanted.config else stream.config
+    bus = absolute(wanted.bus) or stream.bus
+    return replace(stream, label=wanted.name or stream.label, bus=bus, disks=(disk,), config=config)
 
 
 def _replica(known: registry.Registry, wanted: Wanted, stream: registry.Stream, target: str) -> registry.Replica:
@@ -105,11 +110,15 @@ def _replica(known: registry.Registry, wanted: Wanted, stream: registry.Stream, 
         if not wanted.adopt and isinstance(images.parse(target), str) and os.path.lexists(target):
             raise registry.foreign(target)
         disk = registry.Disk(stream.disks[0].name, target, wanted.target_format, stream.disks[0].block_size)
-        return registry.Replica(secrets.token_hex(16), stream.stream, stream.bus, (disk,), unread=wanted.adopt)
+        return registry.Replica(
+            secrets.token_hex(16), stream.stream, stream.bus, (disk,), unread=wanted.adopt, prefix=stream.prefix,
+            config=stream.config,
+        )  # fmt: skip
     if replica.stream != stream.stream:
         of = next((one.label for one in known.streams() if one.stream == replica.stream), replica.stream)
         raise errors.Usage(f"{target} is the replica of stream {of}: take another target for {stream.label}")
-    return replace(replica, bus=stream.bus, unread=replica.unread or (wanted.adopt and not replica.begun))
+    unread = replica.unread or (wanted.adopt and not replica.begun)
+    return replace(replica, bus=stream.bus, prefix=stream.prefix, config=stream.config, unread=unread)
 
 
 @contextmanager

@@ -6,11 +6,13 @@ import os
 import re
 import uuid
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from engine import errors, units
+from engine.bus import security
+from engine.bus.security import PLAIN, Security
 from engine.daemon.toml import Convert, Misset, Reader, Source, read, spelled
 from schemas import errors as schema_errors
 from schemas import topics
@@ -22,7 +24,7 @@ EVERY = 30.0
 
 @dataclass(frozen=True, slots=True)
 class Common:
-    """What both sides have.  `control` empty: beside the state.  `kafka`: the [kafka] table as it stands."""
+    """What both sides have.  `control` empty: where systemd has a place for it, else beside the state."""
 
     file: Path
     site: str
@@ -34,7 +36,7 @@ class Common:
     metrics: str = ""
     drain: float = 10.0
     at_once: int = 4
-    kafka: Mapping[str, Any] = field(default_factory=dict)
+    kafka: Security = PLAIN
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,7 +120,7 @@ def _common(reader: Reader, side: str) -> Common:
     values = reader.source.values
     known: dict[str, Convert] = {
         "site": _site, "bus": _text, "prefix": _prefix, "state": _text, "control": _text, "control_group": _text,
-        "metrics": _text, "drain": _seconds, "kafka": _table, "streams": _table, "accept": _tables, "defaults": _table,
+        "metrics": _text, "drain": _seconds, "kafka": _kafka, "streams": _table, "accept": _tables, "defaults": _table,
     }  # fmt: skip
     known |= {"at_once": _count} if side == "source" else {}
     for name in ("accept",) if side == "source" else ("streams", "defaults"):
@@ -270,6 +272,10 @@ def _table(value: Any) -> dict[str, Any]:
     if not isinstance(value, dict):
         raise errors.Usage("a table is wanted")
     return value
+
+
+def _kafka(value: Any) -> Security:
+    return security.parse(_table(value))
 
 
 def _tables(value: Any) -> list[Any]:

@@ -75,6 +75,10 @@ class Daemon(ABC):
     def background(self) -> Iterable[Coroutine[Any, Any, None]]:
         """What runs beside the jobs, for ever."""
 
+    def away(self) -> str:
+        """Why other sites cannot be heard, where that is this side's to do."""
+        return ""
+
     @abstractmethod
     async def pause(self, name: str, paused: bool) -> Answer:
         """Stop or let go on one stream, now and over restarts."""
@@ -188,7 +192,7 @@ class Daemon(ABC):
             "daemon": self.side, "site": self.common.site, "pid": os.getpid(), "started": self.started,
             "version": importlib.metadata.version("vmferry"), "config": str(self.common.file),
             "state": str(self.where.root), "bus": self.common.bus, "prefix": self.common.prefix,
-            "problems": list(self.config.problems), "streams": self.streams(),
+            "problems": list(self.config.problems), "away": self.away(), "streams": self.streams(),
         }  # fmt: skip
 
     async def _pause(self, asked: Request) -> Answer:

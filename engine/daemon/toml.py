@@ -123,7 +123,8 @@ class Reader:
             try:
                 found[name] = known[name](value)
             except errors.Usage as why:
-                self.wrong((*place, name), str(why))
+                inside = getattr(why, "key", "")
+                self.wrong((*place, name, *([inside] if inside else [])), str(why))
         for name in needed:
             if name not in values:
                 self.wrong(place or (name,), f"{name} is missing" if place else "it is missing")

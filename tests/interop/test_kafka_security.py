@@ -9,13 +9,10 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequen
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
 from typer.testing import CliRunner
 
-import consumers.site
-import producers.site
 from engine import errors, ports
 from engine.bus.connect import connect
 from engine.bus.kafka.bus import KafkaBus
@@ -24,7 +21,8 @@ from engine.cli import app
 from schemas import topics
 from tests.support import kafka as support
 from tests.support import secured
-from tests.support.ferry import MEBI, image, same, scribble
+from tests.support.daemons import Sites
+from tests.support.ferry import MEBI, image, same, scribble, until
 from tests.support.secured import Secured
 
 Open = Callable[[str], Awaitable[KafkaBus]]
@@ -307,24 +305,36 @@ async def test_a_broker_that_is_away_is_passing_trouble(broker: Secured) -> None
         await connect(f"kafka://{server}", security=broker.user("vmferry-source"))
 
 
-def test_a_disk_is_replicated_by_a_source_and_a_target_with_the_printed_rights(
-    allowed: Secured, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.timeout(240)
+def test_two_daemons_each_with_its_printed_rights_and_one_with_a_wrong_password(
+    allowed: Secured, tmp_path: Path
 ) -> None:
-    """All that producers and consumers do on a bus, each side as its own user."""
-
-    def as_user(name: str) -> object:
-        async def connected(url: str, quota: int | None = None, **_: object) -> ports.Bus:
-            return await connect(url, quota, allowed.user(name))
-
-        return SimpleNamespace(connect=connected)
-
-    monkeypatch.setattr(producers.site, "connect", as_user("vmferry-source"))
-    monkeypatch.setattr(consumers.site, "connect", as_user("vmferry-target"))
-    source, target = image(tmp_path / "disk.img", 4 * MEBI, {0: MEBI}), tmp_path / "replica.img"
-    bus, state = f"kafka://{allowed.listeners['SASL_SSL']}", str(tmp_path / "state")
-    for at in (0, 2 * MEBI):
-        scribble(source, at, MEBI)
-        words = ["replicate", str(source), str(target), "--bus", bus, "--state", state, "--json"]
-        ended = CliRunner().invoke(app.app, words)
-        assert ended.exit_code == 0, ended.output
-    assert same(source, target)
+    """All that both sides do on a bus, each as its own user: made, changed, judged, forgotten."""
+    sites = Sites(tmp_path / "sites", f"kafka://{allowed.listeners['SASL_SSL']}")
+    for daemon in (sites.source, sites.target):
+        security = allowed.user(f"vmferry-{daemon.side}")
+        daemon.config["kafka"] = {
+            "tls": True, "ca": security.ca_file, "sasl": security.mechanism, "username": security.username,
+            "password_file": security.password_file,
+        }  # fmt: skip
+    secret = Path(sites.target.config["kafka"]["password_file"])
+    right = secret.read_text()
+    secret.write_text("wrong\n")
+    image(sites.disk("web"), 4 * MEBI, {0: MEBI})
+    sites.serve("web")
+    sites.target.write()
+    try:
+        sites.start()
+        until(lambda: sites.target.ask("status")["away"])
+        assert "wrong password, or no such user" in sites.target.ask("status")["away"]
+        assert sites.target.ferry.run("status", "--check").code == 2
+        secret.write_text(right)
+        until(sites.proved())
+        scribble(sites.disk("web"), 2 * MEBI, MEBI)
+        until(lambda: same(sites.disk("web"), sites.replica()))
+        until(sites.proved())
+        assert sites.target.ferry.run("status", "--check", "--max-rpo", "10m").code == 0
+        assert sites.target.ferry.run("forget", "web").code == 0
+        until(lambda: not sites.source.stream()["replicas"])
+    finally:
+        sites.stop()
