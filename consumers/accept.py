@@ -1,8 +1,9 @@
-"""Which streams a target takes, and where their replicas lie.  Pure."""
+"""Which streams a target takes, and where their replicas lie."""
 
 from __future__ import annotations
 
 import fnmatch
+import os
 import re
 from collections.abc import Sequence
 
@@ -47,6 +48,11 @@ def refuse(rule: Accept, said: control.Present, taken: int, where: str, known: r
         return (
             f"{units.shown(size)} more would pass the quota of {units.shown(rule.quota)} of {rule.where}, of which"
             f" {units.shown(taken)} are taken"
+        )
+    if os.path.lexists(where) and not rule.adopt and known.of_target(where) is None:
+        return (
+            f"{where} exists, and is no replica that is known here; set adopt = true at {rule.where}: then it is read,"
+            " and everything in it that differs from the source is overwritten"
         )
     try:
         other = known.of_target(where)

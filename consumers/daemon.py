@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import os
 import secrets
 import time
 import uuid
@@ -117,8 +118,9 @@ class TargetDaemon(Daemon):
         )
         disk = registry.Disk(said.volumes[0].name, where, rule.format, said.volumes[0].block_size)
         record = registry.Replica(
-            secrets.token_hex(16), name, common.bus, (disk,), prefix=common.prefix, config=str(common.file)
-        )
+            secrets.token_hex(16), name, common.bus, (disk,), unread=rule.adopt and os.path.lexists(where),
+            prefix=common.prefix, config=str(common.file),
+        )  # fmt: skip
         self._known.save(stream)
         self._known.save(record)
         self.unclaimed.pop(name, None)

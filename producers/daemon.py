@@ -119,7 +119,7 @@ class Served:
 
 
 class SourceDaemon(Daemon):
-    """As Daemon.  `at_once` streams read their disk at one time; the others wait for their turn."""
+    """As Daemon.  `at_once` streams send much at one time: the baselines of the others wait for their turn."""
 
     side = "source"
     fanned = staticmethod(lambda prefix: frozenset({topics.receipts(prefix)}))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 from collections.abc import Callable
 
@@ -19,10 +20,11 @@ SILENCE = 10.0
 UNSEEN = 3600.0
 """Seconds after which a source is read again that says it has not changed."""
 _NAP = 30.0
+_MUCH = 256 << 20
 
 
 class Follow:
-    """One opened source, followed.  `at_once` bounds how many streams of a daemon read their source at one time."""
+    """One opened source, followed.  `at_once` bounds how many streams of a daemon send much at one time."""
 
     def __init__(
         self, site: Site, every: float, retain: Retain, at_once: asyncio.Semaphore, job: Job, news: Callable[[], None]
@@ -37,11 +39,15 @@ class Follow:
 
     async def run(self) -> None:
         """Until the job is to stop.  Raises what `ship` does; then open the site anew."""
-        if not await self._somebody():
-            return
-        async with self._at_once:
+        shipper = self._shipper
+        if shipper.state.peers or await shipper.history():
+            # Also with a state that was lost: who has read this log before answers, and is known again.
             self._job.note("running", "comparing with its replicas")
-            await self._shipper.start()
+            await shipper.start()
+        if not shipper.state.peers:
+            if not await self._somebody():
+                return
+            await shipper.start()
         loop = asyncio.get_running_loop()
         while not self._job.stopping.is_set():
             if self._shipper.ear.wants_start or loop.time() >= self._due:
@@ -77,10 +83,9 @@ class Follow:
     async def _somebody(self) -> bool:
         """Wait until there is a replica, so that nothing is sent to nobody.  False when told to stop before."""
         ear = self._shipper.ear
-        if not self._shipper.state.peers:
-            self._job.note("waiting", "no target has taken this stream yet")
-            await ear.listen(Attempt(0))
-        while not (self._shipper.state.peers or ear.peers):
+        self._job.note("waiting", "no target has taken this stream yet")
+        await ear.listen(Attempt(0))
+        while not ear.peers:
             await self._job.nap(_NAP, self._shipper.hear(_NAP))
             if self._job.stopping.is_set():
                 return False
@@ -90,7 +95,7 @@ class Follow:
         loop, shipper = asyncio.get_running_loop(), self._shipper
         if await self._unchanged():
             return
-        async with self._at_once:
+        async with self._turn():
             self._job.note("running", "reading the source")
             self._looked = loop.time()
             self.retain.refuse(shipper, await self.site.data())
@@ -101,6 +106,11 @@ class Follow:
             return
         await self._unchanged()
         self._job.note("running", "")
+
+    def _turn(self) -> contextlib.AbstractAsyncContextManager[object]:
+        """Much to send takes its turn, as it takes memory for hours; a change goes past it."""
+        missing = sum(one.unsure.count * one.volume.block_size for one in self._shipper.map.volumes)
+        return self._at_once if missing > _MUCH else contextlib.nullcontext()
 
     async def _unchanged(self) -> bool:
         """Whether the source is what the last epoch says, as far as can be seen; then that epoch is as new as now."""

@@ -64,7 +64,7 @@ class Shipper:
         self._commit: asyncio.Task[None] | None = None
         self._volumes: tuple[Volume, ...] = ()
         self._sealed = 0
-        self._last_cut, self._last_instant = Cut.NONE, 0
+        self.last_cut, self._last_instant = Cut.NONE, 0
         self.current: tuple[int, float] | None = None
         "The last epoch that holds a consistent cut of the source whole, and when it was cut, in loop time."
         self._fits: tuple[events.Fit, ...] = ()
@@ -87,17 +87,16 @@ class Shipper:
         return self.post.sent
 
     @property
-    def last_cut(self) -> Cut:
-        """Of the last epoch that was sealed."""
-        return self._last_cut
-
-    @property
     def peers(self) -> dict[bytes, Peer]:
         return self.ear.peers
 
     def bound(self, total: int) -> None:
         """Let parts be small beside `total`, the bytes of data at the source; few bytes may well travel twice."""
         self._part_size = parts.bound(total, self.settings.part)
+
+    async def history(self) -> bool:
+        """Whether anything was ever said on the stream's log."""
+        return (await self._log.ends())[1] > 0
 
     # -- start ---------------------------------------------------------------------------------------------------
 
@@ -224,7 +223,7 @@ class Shipper:
         why = ""
         for tries in range(_TRIES):
             try:
-                return await self._ship_once(always or self._first or self._last_cut is Cut.NONE)
+                return await self._ship_once(always or self._first or self.last_cut is Cut.NONE)
             except Restart as restart:
                 why = str(restart)
                 log.warning("starting again: %s", why)
@@ -263,7 +262,7 @@ class Shipper:
             return
         self._volumes = self.state.volumes
         try:
-            await self._seal(self._last_cut, self._last_instant)
+            await self._seal(self.last_cut, self._last_instant)
             await self._settle_commit()
         except Restart as why:
             log.warning("starting again: %s", why)
@@ -325,7 +324,7 @@ class Shipper:
         await self.post.add(part.writer.next_address(), seal)
         sent = await self.post.hand_over()
         self._fits, self._first = (events.Fit(seal.chain),), False
-        self._last_cut, self._last_instant = cut, instant
+        self.last_cut, self._last_instant = cut, instant
         if cut is not Cut.NONE and not missing:
             self.current = number, at
         self._sealed += 1

@@ -60,7 +60,10 @@ class StreamConfig:
 
 @dataclass(frozen=True, slots=True)
 class Accept:
-    """Which streams a target takes: `streams` matches SITE/NAME, `path` says where each replica lies."""
+    """Which streams a target takes: `streams` matches SITE/NAME, `path` says where each replica lies.
+
+    `adopt`: an image that is there already is read, and what differs in it is overwritten.
+    """
 
     streams: str
     path: str
@@ -68,6 +71,7 @@ class Accept:
     secret_file: str = ""
     quota: int = 0
     undo_quota: int = 0
+    adopt: bool = False
     where: str = ""
 
 
@@ -338,4 +342,5 @@ _OF_STREAM |= {
 }  # fmt: skip
 _OF_RULE |= {
     "streams": _text, "path": _pattern, "format": _text, "secret_file": _disk, "quota": _size, "undo_quota": _size,
+    "adopt": _flag,
 }  # fmt: skip

@@ -15,6 +15,7 @@ PAUSES = (1.0, 2.0, 5.0, 10.0, 30.0)
 """Seconds before each try in a row, the last for ever."""
 _WELL = 120.0
 """Seconds of work after which trouble is new trouble."""
+_FENCED = 3600.0
 STATES = ("opening", "waiting", "running", "paused", "held", "trouble")
 
 
@@ -98,6 +99,12 @@ class Job:
                     raise
                 # Nobody asked: a library let the cancellation of a task of its own out.
                 told = "it was cancelled by something that it waited for"
+            except errors.Fenced as why:
+                # Two that fence each other in turn would never end: an operator says which of them goes on.
+                self.note("trouble", f"{why}; `vmferry resume` lets this one go on")
+                log.error("%s: %s", self.label, self.why, extra={"stream": self.label})
+                await self.nap(_FENCED)
+                continue
             except errors.FerryError as why:
                 told = str(why)
             except Exception as why:

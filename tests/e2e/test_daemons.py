@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import signal
 import socket
 import time
@@ -13,7 +14,7 @@ import pytest
 
 from engine import errors
 from engine.daemon import control
-from tests.support.daemons import Sites
+from tests.support.daemons import Daemon, Sites
 from tests.support.ferry import MEBI, image, same, scribble, until
 
 pytestmark = pytest.mark.timeout(240)
@@ -164,8 +165,14 @@ def test_release_acquire_move_and_forget(sites: Sites) -> None:
     until(lambda: sites.source.stream()["replicas"] == [])
     assert "it was forgotten here" in sites.target.stream()["why"]
     assert there.exists()
-    assert target.run("target", "take", "web").code == 0
-    until(lambda: "state" in sites.target.stream() and sites.target.stream()["state"] != "unclaimed")
+    taken = target.told("target", "take", "web")
+    assert not taken["taken"]
+    assert "adopt = true" in taken["why"], "what stayed there is not overwritten unasked"
+    there.unlink()
+    sites.replica().unlink()
+    assert target.told("target", "take", "web")["taken"]
+    until(sites.proved())
+    assert same(sites.disk("web"), sites.replica())
 
 
 def test_forget_purge_asks_and_removes(sites: Sites) -> None:
@@ -278,3 +285,48 @@ def test_a_target_that_is_killed_while_a_baseline_travels_goes_on_where_it_was(s
     sites.source.start()
     until(sites.proved("big"))
     assert same(sites.disk("big"), sites.replica("big"))
+
+
+def test_a_state_that_is_lost_on_either_side_costs_a_reading_and_no_full_copy(sites: Sites) -> None:
+    sites.start()
+    until(sites.proved())
+    sites.stop()
+    shutil.rmtree(sites.target.state)
+    sites.start()
+    until(lambda: "adopt = true" in sites.target.stream().get("why", ""))
+    sites.target.config["accept"][0]["adopt"] = True
+    sites.target.reload()
+    until(sites.proved())
+    assert sites.source.stream()["sent_bytes"] < 65536
+    sites.source.stop()
+    stream = next(sites.source.state.glob("streams/*/source"))
+    (stream / "state.sqlite").unlink()
+    sites.source.start()
+    until(sites.proved())
+    assert sites.source.stream()["sent_bytes"] < 65536
+    assert any("was lost" in note for note in sites.source.stream()["notes"])
+    assert same(sites.disk("web"), sites.replica())
+
+
+def test_two_sources_of_one_stream_fence_each_other_once(sites: Sites, tmp_path: Path) -> None:
+    identity = "0e2c1b7a-58a3-4c1c-9d36-7d2a7a1f0009"
+    sites.serve("web", id=identity)
+    sites.start()
+    until(sites.proved())
+    other = Daemon(
+        "source", tmp_path / "other", {**sites.source.config, "state": str(tmp_path / "other" / "source-state")}
+    )
+    sites.source.send(signal.SIGSTOP)  # a host that is thought dead
+    other.start()
+    try:
+        # The embedded log knows one writer: the new one waits for its lock, and the old one, once it goes on, keeps it.
+        until(lambda: other.stream().get("state") == "trouble")
+        assert "written by process" in other.stream()["why"]
+        sites.source.send(signal.SIGCONT)
+        sites.source.stop()
+        until(lambda: (other.stream().get("epoch") or 0) > 0 and other.stream()["state"] == "running")
+        until(lambda: same(sites.disk("web"), sites.replica()))
+    finally:
+        if not sites.source.ended():
+            sites.source.send(signal.SIGCONT)
+        other.stop()

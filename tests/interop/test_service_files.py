@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from engine import units
+from engine.daemon import config
 from tests.support import tools
 
 PACKAGING = tools.ROOT / "packaging"
@@ -100,3 +101,10 @@ def test_the_examples_can_be_read(tmp_path: Path) -> None:
     (accepted,) = target["accept"]
     assert accepted["streams"].startswith(source["site"])
     assert units.size(accepted["quota"]) == 500 << 30
+
+
+@pytest.mark.parametrize("folder", ["etc", "compose"])
+@pytest.mark.parametrize("side", ["source", "target"])
+def test_the_example_configurations_are_ones(folder: str, side: str) -> None:
+    found = config.check(tools.ROOT / "packaging" / folder / f"{side}.toml", side)
+    assert found.streams if side == "source" else found.accept

@@ -72,11 +72,12 @@ class Daemon:
         environment = {**os.environ, "PYTHONPATH": str(ROOT), "PYTHONWARNINGS": "error"}
         with open(self.log, "ab") as log:
             self._process = subprocess.Popen(command, env=environment, stdout=log, stderr=log)
-        until(lambda: self._ended() or control.answers(self.socket))
-        assert not self._ended(), self.log.read_text()
+        until(lambda: self.ended() or control.answers(self.socket))
+        assert not self.ended(), self.log.read_text()
         return self
 
-    def _ended(self) -> bool:
+    def ended(self) -> bool:
+        """Whether no process of it runs."""
         return self._process is None or self._process.poll() is not None
 
     def ask(self, do: str, **words: Any) -> dict[str, Any]:
@@ -105,7 +106,7 @@ class Daemon:
 
     def stop(self) -> int:
         """Orderly.  Gives its exit code."""
-        if self._ended():
+        if self.ended():
             return 0
         self.send(signal.SIGTERM)
         return self._wait()
