@@ -179,7 +179,7 @@ class Retain:
 
 
 def _load(path: Path) -> tuple[Marks, int]:
-    """The marks, and up to where was trimmed.  What was remembered; nothing, where that cannot be read: it only bounds how much is kept."""
+    """The marks, and up to where was trimmed; nothing, where that cannot be read: it only bounds how much is kept."""
     try:
         said = json.loads(path.read_text())
         marks = [Mark(int(offset), int(sent), float(at)) for offset, sent, at in said["marks"]]

@@ -8,7 +8,6 @@ import time
 from collections.abc import Awaitable, Callable
 
 from engine import errors
-from engine.cli import logs
 
 log = logging.getLogger("vmferry.daemon")
 PAUSES = (1.0, 2.0, 5.0, 10.0, 30.0)
@@ -86,6 +85,8 @@ class Job:
             await asyncio.wait([task])
 
     async def _run(self) -> None:
+        from engine.cli import logs  # not at the top: the command line imports the daemon, and so this
+
         loop, failures = asyncio.get_running_loop(), 0
         while not self.stopping.is_set():
             began = loop.time()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import logging
 from collections.abc import Awaitable, Callable
 
@@ -38,7 +39,7 @@ async def ran(work: Step, seconds: float) -> Job:
 
 
 def pauses(times: list[float]) -> list[float]:
-    return [round(later - earlier, 3) for earlier, later in zip(times, times[1:], strict=False)]
+    return [round(later - earlier, 3) for earlier, later in itertools.pairwise(times)]
 
 
 @virtual
