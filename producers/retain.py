@@ -44,13 +44,21 @@ class Marks:
     def sent(self) -> int:
         return self.marks[-1].sent if self.marks else 0
 
+    @property
+    def end(self) -> int:
+        return self.marks[-1].offset if self.marks else 0
+
     def add(self, offset: int, size: int, at: float) -> None:
         """`size` more bytes were sent, up to `offset`."""
         if self.marks and self.marks[-1].offset >= offset:
             return
-        if len(self.marks) > 1 and (at - self.marks[-2].at < 1.0 or len(self.marks) > _MARKS):
-            self.marks.pop() if at - self.marks[-1].at < 1.0 else self.marks.popleft()
-        self.marks.append(Mark(offset, self.sent + size, at))
+        sent = self.sent + size
+        if len(self.marks) > 1 and abs(at - self.marks[-2].at) < 1.0:
+            self.marks.pop()
+        self.marks.append(Mark(offset, sent, at))
+        if len(self.marks) > _MARKS:
+            # The first stays, as the count begins there; what is long ago is known less finely.
+            self.marks = deque([*list(self.marks)[:-1:2], self.marks[-1]])
 
     def trimmed(self, offset: int) -> None:
         """All below `offset` is gone."""
@@ -76,6 +84,8 @@ class Marks:
     def within(self, cap: int) -> int:
         """The first offset from which on no more than `cap` bytes follow."""
         floor = self.sent - cap
+        if floor <= 0:
+            return 0
         return next((mark.offset for mark in self.marks if mark.sent >= floor), 0)
 
 
@@ -85,8 +95,8 @@ class Retain:
     def __init__(self, directory: Path, keep: float, cap: int, clock: Callable[[], float]) -> None:
         self.keep, self.cap = keep, cap
         self._path, self._clock = directory / FILE, clock
-        self._marks = _load(self._path)
-        self._sent = self._trimmed = 0
+        self._marks, self._trimmed = _load(self._path)
+        self._sent = 0
         self._saved = 0.0
         self.dropped: tuple[str, ...] = ()
         "Replicas for which no more is kept."
@@ -113,19 +123,23 @@ class Retain:
     async def trim(self, shipper: Shipper, now: float) -> None:
         """Let go of what the rule lets go.  After an epoch was sealed or a word was heard."""
         self._note(shipper)
-        applied, names = [], list[str]()
+        applied, names, out = [], list[str](), list[str]()
         for replica in shipper.state.peers:
             peer = shipper.peers.get(replica)
-            position = peer.applied.offset if peer is not None else 0
+            # Of whom nothing is known yet, since our start or at all, needs whatever there still is.
+            position = (peer.applied.offset if peer is not None else 0) or self._trimmed
+            name = replica.hex()[:8]
             applied.append(min(position, shipper.state.offset))
-            names.append(replica.hex()[:8])
+            names.append(name)
+            if name in self.dropped and position <= self._trimmed:
+                out.append(name)
         if not applied:
             return
         upto = min(applied)
         if self.keep:
             upto = min(upto, self._marks.older_than(self._clock() - self.keep))
         least = self._marks.within(self.cap) if self.cap else 0
-        self._drop([name for name, offset in zip(names, applied, strict=True) if offset < least])
+        self._drop([name for name, offset in zip(names, applied, strict=True) if offset < least or name in out])
         await self._let_go(shipper, max(upto, min(least, shipper.state.offset)), now)
 
     def _drop(self, names: list[str]) -> None:
@@ -141,12 +155,13 @@ class Retain:
             self._marks.trimmed(upto)
         if now - self._saved > 5.0:
             self._saved = now
-            _save(self._path, self._marks)
+            _save(self._path, self._marks, self._trimmed)
 
     def _note(self, shipper: Shipper) -> None:
-        size, self._sent = shipper.sent - self._sent, shipper.sent
-        if size > 0 and shipper.state.offset:
-            self._marks.add(shipper.state.offset, size, self._clock())
+        """Bytes behind the last seal count once they are sealed, too."""
+        if shipper.sent > self._sent and shipper.state.offset > self._marks.end:
+            self._marks.add(shipper.state.offset, shipper.sent - self._sent, self._clock())
+            self._sent = shipper.sent
 
     def refuse(self, shipper: Shipper, data: int) -> None:
         """Raises Full when what is missing cannot be held for a replica that is away, before any of it is sent."""
@@ -163,21 +178,27 @@ class Retain:
             )
 
 
-def _load(path: Path) -> Marks:
-    """What was remembered; nothing, where that cannot be read: it only bounds how much is kept."""
+def _load(path: Path) -> tuple[Marks, int]:
+    """The marks, and up to where was trimmed; nothing, where that cannot be read: it only bounds how much is kept."""
     try:
         said = json.loads(path.read_text())
-        return Marks([Mark(int(offset), int(sent), float(at)) for offset, sent, at in said["marks"]])
+        marks = [Mark(int(offset), int(sent), float(at)) for offset, sent, at in said["marks"]]
+        return Marks(marks), int(said.get("trimmed", 0))
     except FileNotFoundError:
-        return Marks()
-    except (OSError, ValueError, KeyError, TypeError) as why:
+        return Marks(), 0
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, OverflowError) as why:
         log.warning("%s cannot be read (%s): how much of the log is old is counted anew", path, why)
-        return Marks()
+        return Marks(), 0
 
 
-def _save(path: Path, marks: Marks) -> None:
-    """Not durable on purpose: an older one, or none, is as good."""
+def _save(path: Path, marks: Marks, trimmed: int) -> None:
+    """Not durable on purpose: an older one, or none, is as good; nothing ends because there is no room for it."""
     fresh = path.with_suffix(".new")
-    text = json.dumps({"version": 1, "marks": [[one.offset, one.sent, one.at] for one in marks.marks]})
-    fresh.write_text(text)
-    os.rename(fresh, path)
+    text = json.dumps(
+        {"version": 1, "trimmed": trimmed, "marks": [[one.offset, one.sent, one.at] for one in marks.marks]}
+    )
+    try:
+        fresh.write_text(text)
+        os.rename(fresh, path)
+    except OSError as why:
+        log.info("%s cannot be written (%s): after a restart the log is measured anew", path, why)

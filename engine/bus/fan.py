@@ -44,13 +44,20 @@ class Fan:
         deadline = loop.time() + wait
         while True:
             if self._end < 0:
-                self._begin = self._end = (await self.ends())[1] if self._end < 0 else self._end
+                end = (await self.ends())[1]
+                if self._end < 0:  # while this one asked, another may have begun to read
+                    self._begin = self._end = end
+            if offset > self._end and self._idle():
+                # Nobody read on, and this one is further already: from there on it is read for all again.
+                self._begin = self._end = offset
+                self._kept, self._size = [], 0
             if not self._begin <= offset <= self._end:
                 return await reader.older(offset, limit, max(0.0, deadline - loop.time()))
             if offset < self._end and (found := self._handed_out(offset, limit)):
                 return found
             if (left := deadline - loop.time()) <= 0:
-                return ()
+                # Where nobody reads on, who does not wait has to look.
+                return await reader.older(offset, limit, 0.0) if self._idle() else ()
             await self._wait(left)
 
     def _handed_out(self, offset: int, limit: int) -> list[ports.Entry]:
@@ -62,8 +69,11 @@ class Fan:
             found.append(entry)
         return found
 
+    def _idle(self) -> bool:
+        return self._pump is None or self._pump.done()
+
     async def _wait(self, seconds: float) -> None:
-        if self._pump is None or self._pump.done():
+        if self._idle():
             self._pump = asyncio.ensure_future(self._read_on())
         waiter: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._more.add(waiter)
@@ -84,7 +94,7 @@ class Fan:
                 if entries:
                     self._keep(entries)
                     self._tell(None)
-        except errors.FerryError as why:
+        except Exception as why:  # whatever it is: nobody is left waiting, and they know what to do with it
             self._begin = self._end = -1
             self._kept, self._size = [], 0
             self._tell(why)
@@ -101,7 +111,7 @@ class Fan:
             self._begin = self._kept[drop].offset
             del self._kept[:drop]
 
-    def _tell(self, why: errors.FerryError | None) -> None:
+    def _tell(self, why: Exception | None) -> None:
         for waiter in self._more:
             if waiter.done():
                 continue

@@ -45,7 +45,7 @@ class SharedBus:
 
     async def close(self) -> None:
         """Repeatable."""
-        for fan in self._fans.values():
+        for fan in list(self._fans.values()):
             await fan.close()
         bus, self._bus = self._bus, None
         if bus is not None:

@@ -8,7 +8,6 @@ import time
 from collections.abc import Awaitable, Callable
 
 from engine import errors
-from engine.cli import logs
 
 log = logging.getLogger("vmferry.daemon")
 PAUSES = (1.0, 2.0, 5.0, 10.0, 30.0)
@@ -36,6 +35,7 @@ class Job:
         self._work = work
         self._task: asyncio.Task[None] | None = None
         self._cancelled = False
+        self._told = ""
 
     def start(self) -> None:
         self._task = asyncio.get_running_loop().create_task(self._run(), name=f"stream {self.label}")
@@ -86,9 +86,11 @@ class Job:
             await asyncio.wait([task])
 
     async def _run(self) -> None:
-        failures = 0
+        from engine.cli import logs  # not at the top: the command line imports the daemon, and so this
+
+        loop, failures = asyncio.get_running_loop(), 0
         while not self.stopping.is_set():
-            began = time.monotonic()
+            began = loop.time()
             try:
                 self.note("opening")
                 with logs.about(stream=self.label):
@@ -110,7 +112,8 @@ class Job:
             except Exception as why:
                 log.exception("%s: a bug of ours", self.label, extra={"stream": self.label})
                 told = f"unexpected {type(why).__name__}: {why}: please report it with the log"
-            failures = 0 if time.monotonic() - began > _WELL else failures
+            if loop.time() - began > _WELL:
+                failures, self._told = 0, ""
             pause = PAUSES[min(failures, len(PAUSES) - 1)]
             failures += 1
             self._tell(told, pause)
@@ -118,7 +121,7 @@ class Job:
 
     def _tell(self, told: str, pause: float) -> None:
         """Aloud when it is new; the same trouble for the hundredth time is only counted."""
-        again = self.state == "trouble" and self.why == told
+        again, self._told = self._told == told, told
         self.restarts += 1
         self.note("trouble", told)
         log.log(

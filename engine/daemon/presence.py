@@ -50,10 +50,12 @@ class Announcer:
                 await self._say(loop.time())
             except errors.FerryError as why:
                 log.info("the streams of this site could not be announced: %s", why)
+                self._all_at = 0.0
                 await self._forget()
             await asyncio.sleep(SOON)
             try:
-                async with asyncio.timeout(EVERY - SOON):
+                left = self._all_at + SOON - loop.time()
+                async with asyncio.timeout(left if left > 0 else EVERY - SOON):
                     await self._news.wait()
             except TimeoutError:
                 continue
@@ -108,6 +110,7 @@ class Listener:
             try:
                 await self._listen()
             except errors.FerryError as why:
+                pause = pause if self.away else 1.0
                 if str(why) != self.away:
                     log.warning("no site is heard: %s", why)
                 self.away = str(why)
@@ -127,6 +130,7 @@ class Listener:
                         self.away = ""
                 except errors.OffsetGone as gone:
                     at = gone.begin if at < gone.begin else gone.end
+                    before = min(before, gone.end)
                 self._take([one for one in words if one.offset < before], history=True)
                 self._take([one for one in words if one.offset >= before], history=False)
         finally:
