@@ -68,6 +68,7 @@ async def test_the_same_trouble_is_told_aloud_once_and_other_trouble_again() -> 
     finally:
         job.log.removeHandler(handler)
     assert len(times) > 8
+    told = [one for one in told if "trying again" in one]
     assert [("away" in one, "full" in one) for one in told] == [(True, False), (False, True)]
 
 
