@@ -94,7 +94,7 @@ def test_a_place_is_the_line_of_its_key_or_of_the_nearest_table_around_it(tmp_pa
 
 
 def test_what_is_no_toml_no_text_or_not_there_is_said_with_its_place(source: Files) -> None:
-    with pytest.raises(errors.NotFound, match="source.toml"):
+    with pytest.raises(errors.NotFound, match=r"source\.toml"):
         source.load()
     begins(source.write('[streams.web]\ndisk = "/a\n').refused(), "source.toml:4: ")
     begins(source.write('[streams.web]\ndisk = "/a"\ndisk = "/b"\n').refused(), "source.toml:5: ")
