@@ -98,13 +98,14 @@ async def test_a_first_reader_that_learns_the_end_late_sets_nobody_back(monkeypa
     bench = Bench()
     one, other = await bench.reader(), await bench.reader()
     first = asyncio.ensure_future(follow(one, 0, 6))
-    second = asyncio.ensure_future(other.read(0, 100, 0.5))
+    second = asyncio.ensure_future(other.read(0, 100, 60))
     await asyncio.sleep(1)
     bench.say(0, 3)
     await asyncio.sleep(4)
+    assert second.done(), "what was read for all is there for who learns the end late"
+    assert [entry.offset for entry in await second] == [0, 1, 2]
     bench.say(3, 3)
     assert await first == [0, 1, 2, 3, 4, 5]
-    await second
     assert await follow(other, 0, 6) == [0, 1, 2, 3, 4, 5]
 
 
