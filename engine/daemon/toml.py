@@ -34,7 +34,10 @@ class Source:
     lines: dict[Path_, int] = field(default_factory=dict)
 
     def at(self, place: Path_) -> str:
-        """ "FILE:LINE: KEY" of a key, or of the nearest table around it."""
+        """ "FILE:LINE: KEY" of a key, or of the first that stands in it, or of the nearest table around it."""
+        inside = [line for key, line in self.lines.items() if key[: len(place)] == place]
+        if inside and place not in self.lines:
+            return f"{self.path}:{min(inside)}: {spelled(place)}"
         for end in range(len(place), 0, -1):
             if place[:end] in self.lines:
                 return f"{self.path}:{self.lines[place[:end]]}: {spelled(place)}"

@@ -8,7 +8,7 @@ import pytest
 
 from engine import errors, ports
 from engine.bus import fan
-from engine.bus.memory import MemoryBus, Topic
+from engine.bus.memory import MemoryBus, MemoryLog, Topic
 from engine.bus.shared import Lease, SharedBus
 from tests.support.sim.loop import virtual
 
@@ -19,8 +19,6 @@ class Bench:
     def __init__(self) -> None:
         self.topic = Topic()
         self.trouble: Exception | None = None
-        self.slow: list[float] = []
-        "How long each of the next `ends` takes."
         self.operations: list[str] = []
         self.connects = 0
         self.shared = SharedBus(self.connect, frozenset({NAME}))
@@ -32,8 +30,6 @@ class Bench:
 
     async def gate(self, operation: str, _topic: str) -> None:
         self.operations.append(operation)
-        if operation == "ends" and self.slow:
-            await asyncio.sleep(self.slow.pop(0))
         if operation == "read" and self.trouble is not None:
             raise self.trouble
 
@@ -90,18 +86,26 @@ async def test_waiting_readers_cost_one_read_for_all() -> None:
 
 
 @virtual
-async def test_a_first_reader_that_learns_the_end_late_sets_nobody_back() -> None:
+async def test_a_first_reader_that_learns_the_end_late_sets_nobody_back(monkeypatch: pytest.MonkeyPatch) -> None:
+    asks, travels = MemoryLog.ends, [0, 3]
+
+    async def ends(log: MemoryLog) -> tuple[int, int]:
+        found = await asks(log)
+        await asyncio.sleep(travels.pop(0) if travels else 0)
+        return found
+
+    monkeypatch.setattr(MemoryLog, "ends", ends)
     bench = Bench()
-    bench.slow = [0, 3]
     one, other = await bench.reader(), await bench.reader()
     first = asyncio.ensure_future(follow(one, 0, 6))
-    second = asyncio.ensure_future(other.read(0, 100, 0.5))
+    second = asyncio.ensure_future(other.read(0, 100, 60))
     await asyncio.sleep(1)
     bench.say(0, 3)
     await asyncio.sleep(4)
+    assert second.done(), "what was read for all is there for who learns the end late"
+    assert [entry.offset for entry in await second] == [0, 1, 2]
     bench.say(3, 3)
     assert await first == [0, 1, 2, 3, 4, 5]
-    await second
     assert await follow(other, 0, 6) == [0, 1, 2, 3, 4, 5]
 
 

@@ -34,7 +34,7 @@ async def ran(work: Step, seconds: float) -> Job:
     made = Job("web", "uuid", work)
     made.start()
     await asyncio.sleep(seconds)
-    await made.stop(0)
+    await made.stop(1)
     return made
 
 
