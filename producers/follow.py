@@ -44,12 +44,13 @@ class Follow:
             # Also with a state that was lost: who has read this log before answers, and is known again.
             self._job.note("running", "comparing with its replicas")
             await shipper.start()
-        if not shipper.state.peers:
-            if not await self._somebody():
-                return
-            await shipper.start()
         loop = asyncio.get_running_loop()
         while not self._job.stopping.is_set():
+            if not shipper.state.peers:  # none has come yet, or the last was forgotten
+                if not await self._somebody():
+                    return
+                await shipper.start()
+                continue
             if self._shipper.ear.wants_start or loop.time() >= self._due:
                 self._due = loop.time() + self.every
                 await self._pass()
@@ -85,6 +86,7 @@ class Follow:
         ear = self._shipper.ear
         self._job.note("waiting", "no target has taken this stream yet")
         await ear.listen(Attempt(0))
+        ear.peers.clear()
         while not ear.peers:
             await self._job.nap(_NAP, self._shipper.hear(_NAP))
             if self._job.stopping.is_set():

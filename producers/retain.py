@@ -133,9 +133,7 @@ class Retain:
             names.append(name)
             if name in self.dropped and position <= self._trimmed:
                 out.append(name)
-        if not applied:
-            return
-        upto = min(applied)
+        upto = min(applied, default=shipper.state.offset)
         if self.keep:
             upto = min(upto, self._marks.older_than(self._clock() - self.keep))
         least = self._marks.within(self.cap) if self.cap else 0

@@ -172,14 +172,21 @@ async def test_one_that_is_registered_and_has_said_nothing_holds_everything(tmp_
     assert await bench.trim() == 9
 
 
-async def test_who_is_not_registered_holds_nothing_and_nobody_at_all_lets_nothing_go(tmp_path: Path) -> None:
-    bench = Bench(tmp_path)
+async def test_who_is_not_registered_holds_nothing(tmp_path: Path) -> None:
+    bench = Bench(tmp_path, A)
     bench.applied(FOREIGN, 2)
-    await bench.epochs(10)
-    assert await bench.trim() == 0
-    bench.register(A)
     bench.applied(A, 9)
+    await bench.epochs(10)
     assert await bench.trim() == 9
+
+
+async def test_once_the_last_was_forgotten_nothing_is_kept_for_anybody(tmp_path: Path) -> None:
+    bench = Bench(tmp_path, A)
+    bench.applied(A, 3)
+    await bench.epochs(10)
+    assert await bench.trim() == 3
+    bench.register()
+    assert await bench.trim() == 10
 
 
 async def test_nothing_is_let_go_beyond_the_last_seal_whatever_a_replica_says(tmp_path: Path) -> None:
