@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from engine import registry
 from tests.support.ferry import MEBI, Ferry, image, same, scribble
 
 pytestmark = pytest.mark.timeout(240)
@@ -140,12 +141,12 @@ def test_a_stream_whose_record_is_damaged_is_set_aside_and_said(ferry: Ferry, so
 def test_state_of_a_newer_vmferry_is_left_alone(ferry: Ferry, source: Path, target: Path) -> None:
     ferry.replicate(source, target)
     record = side(ferry, "replica-*/replica.json")
-    record.write_text(record.read_text().replace('"version": 1', '"version": 9'))
+    record.write_text(record.read_text().replace(f'"version": {registry.VERSION}', '"version": 9'))
     newer = record.read_text()
     for words in (("status",), *COMMANDS):
         found = ferry.run(*words)
         assert found.code == 8, (words, found.out, found.err)
-        assert "is of version 9, and this vmferry knows 1: upgrade it" in found.err
+        assert f"is of version 9, and this vmferry knows {registry.VERSION}: upgrade it" in found.err
     assert record.read_text() == newer
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -308,7 +309,7 @@ def test_epochs_that_fit_the_undo_budget_one_by_one_give_up_older_ones_aloud(
     scribble(source, 0, 60 * MEBI)
     found = ferry.run("replicate", source, target, "--undo-quota", "4M")
     assert found.code == 0, found.err
-    assert "no room for pre-images: 1 kept epochs can no longer be rewound to" in found.err
+    assert re.search(r"no room for pre-images: epoch \d+ can no longer be rewound to", found.err)
     assert same(source, target)
     assert len(ferry.told("epochs", source)["epochs"]) == 1
 
