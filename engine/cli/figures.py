@@ -111,7 +111,7 @@ async def _replica(
     directory = where.replica(record.stream, record.replica)
     state, kept, damaged = _looked(directory, record)
     at = state.position if state else Position()
-    waiting = await behind(stream, at.offset)
+    waiting = await behind(record, stream.identity, at.offset)
     here, written = source.state, _written(source, at)
     held, process = record.held or (state.held if state else ""), places.holder(directory)
     positions = [*(one.position for one in kept), at]

@@ -35,10 +35,10 @@ class Waiting:
     more: bool = False
 
 
-async def behind(record: registry.Stream, offset: int) -> Waiting:
-    """What waits behind `offset` on the bus of a stream.  Raises nothing that ends a look: it is told in `away`."""
+async def behind(record: registry.Replica, stream: bytes, offset: int) -> Waiting:
+    """What waits behind `offset` on the bus of a replica.  Raises nothing that ends a look: it is told in `away`."""
     found = Waiting()
-    url, topic = record.bus, topics.stream(record.identity, record.prefix)
+    url, topic = record.bus, topics.stream(stream, record.prefix)
     try:
         async with asyncio.timeout(_SECONDS), contextlib.AsyncExitStack() as stack:
             bus: ports.Bus = await reach(record)
@@ -48,7 +48,7 @@ async def behind(record: registry.Stream, offset: int) -> Waiting:
                 return found
             log = await bus.open(topic)
             found.begin, found.end = await log.ends()
-            await _count(log, record.identity, max(offset, found.begin), found)
+            await _count(log, stream, max(offset, found.begin), found)
     except TimeoutError:
         if not found.end:
             found.away = f"{url} did not answer within {_SECONDS:.0f} s"

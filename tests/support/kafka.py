@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import base64
 import contextlib
+import random
 import signal
 import socket
 import struct
@@ -47,9 +48,18 @@ def fetch() -> None:
         )
 
 
+_GIVEN: set[int] = set()
+
+
 def free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        return int(server.getsockname()[1])
+    """One that was never given before, and that no outgoing connection gets (those are from 32768 on)."""
+    while True:
+        port = random.SystemRandom().randrange(15_000, 32_000)
+        if port in _GIVEN:
+            continue
+        with contextlib.suppress(OSError), socket.create_server(("127.0.0.1", port)):
+            _GIVEN.add(port)
+            return port
 
 
 class Broker:
