@@ -21,7 +21,6 @@ from tests.support import tools
 HOME = tools.HOME / "containers"
 RELEASE = "bookworm"
 BASE = f"docker.io/library/debian:{RELEASE}"
-MIRROR = "http://deb.debian.org/debian"
 NEEDED = ("podman", "buildah", "runc", "iptables", "podman-compose", "debootstrap")
 HELPERS = {"netavark": "netavark", "aardvark-dns": "aardvark-dns"}
 """Programs that podman starts, outside of any PATH."""
@@ -138,7 +137,7 @@ def opened() -> Iterator[Podman]:
 def _bootstrap(home: Path, tar: Path) -> None:
     """Half a minute, once: the smallest Debian, as an archive."""
     with tempfile.TemporaryDirectory(dir=home) as root:
-        command = ["debootstrap", "--variant=minbase", RELEASE, root, _mirror()]
+        command = ["debootstrap", "--variant=minbase", RELEASE, root, *_mirror()]
         done = subprocess.run(
             command, capture_output=True, text=True, env=os.environ | {"PATH": tools.PATH}, check=False
         )
@@ -149,15 +148,15 @@ def _bootstrap(home: Path, tar: Path) -> None:
     fresh.rename(tar)
 
 
-def _mirror() -> str:
-    """Where this machine has its Debian from."""
+def _mirror() -> list[str]:
+    """Where this machine has its Debian from; nothing, where debootstrap's own default is as good."""
     wanted = "$(ORIGIN)|$(LABEL)|$(COMPONENT)|$(CREATED_BY)|$(REPO_URI)"
     done = subprocess.run(["apt-get", "indextargets", "--format", wanted], capture_output=True, text=True, check=False)
     for line in done.stdout.splitlines():
         *what, where = line.split("|")
         if what == ["Debian", "Debian", "main", "Packages"] and where.startswith("http"):
-            return where
-    return MIRROR
+            return [where]
+    return []
 
 
 def _ways(settings: Path) -> Sequence[str]:
