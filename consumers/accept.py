@@ -49,15 +49,15 @@ def refuse(rule: Accept, said: control.Present, taken: int, where: str, known: r
             f"{units.shown(size)} more would pass the quota of {units.shown(rule.quota)} of {rule.where}, of which"
             f" {units.shown(taken)} are taken"
         )
-    if os.path.lexists(where) and not rule.adopt and known.of_target(where) is None:
-        return (
-            f"{where} exists, and is no replica that is known here; set adopt = true at {rule.where}: then it is read,"
-            " and everything in it that differs from the source is overwritten"
-        )
     try:
         other = known.of_target(where)
     except errors.FerryError as why:
         return str(why)
+    if os.path.lexists(where) and not rule.adopt and other is None:
+        return (
+            f"{where} exists, and is no replica that is known here; set adopt = true at {rule.where}: then it is read,"
+            " and everything in it that differs from the source is overwritten"
+        )
     if other is not None:
         return (
             f"{where} is the replica of stream {other.stream}: put {{id}} into the path of {rule.where}, or"

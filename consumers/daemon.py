@@ -18,7 +18,6 @@ from consumers.serve import Replica
 from consumers.tend import Tend
 from engine import errors, places, registry
 from engine.daemon import wishes
-from engine.daemon.chores import Chores
 from engine.daemon.config import Accept, Config
 from engine.daemon.daemon import Answer, Daemon, Request, lease_of, text
 from engine.daemon.job import Job
@@ -39,7 +38,6 @@ class TargetDaemon(Daemon):
         self.unclaimed: dict[str, tuple[control.Present, str]] = {}
         self.listener = Listener(self.bus, found.common.prefix, self._heard)
         self._known = registry.Registry(where)
-        self.chores = Chores()
         self.doing |= Tend(self, self.chores).requests() | {"take": self._take_again}
 
     async def begin(self) -> None:
@@ -158,7 +156,7 @@ class TargetDaemon(Daemon):
         try:
             yield
         finally:
-            if self.served.get(one.stream.stream) is one:
+            if self.served.get(one.stream.stream) is one and not self.ending:
                 await self._again(one)
 
     def _record(self, one: Replica) -> registry.Replica:

@@ -7,7 +7,7 @@ import shutil
 from pathlib import Path
 
 from consumers import upkeep
-from engine import errors, places, quotas, registry
+from engine import errors, linux, places, quotas, registry
 from engine.bus.reach import reach
 from engine.daemon import wishes
 from engine.device import images
@@ -75,6 +75,8 @@ def _let_go(directory: Path, record: registry.Replica, purge: bool) -> None:
         if isinstance(images.parse(disk.path), str):
             Path(disk.path).unlink(missing_ok=True)
     (directory / "replica.json").rename(directory / "replica.json.forgotten")
+    # Durable: a record that came back with the power would be served again, by a site that said that it left.
+    linux.sync_directory(str(directory / "replica.json"))
     stream = directory.parent / "stream.json"
     if not (directory.parent / "source").exists() and not any(directory.parent.glob("replica-*/replica.json")):
         stream.rename(stream.with_suffix(".json.forgotten"))  # nothing of it is served here any more

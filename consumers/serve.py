@@ -41,8 +41,6 @@ class Replica:
     opened: site.Site | None = None
     job: Job = field(init=False)
     asked: wishes.Wishes = field(init=False)
-    busy: str = ""
-    "What an operator has begun with it: nothing is applied meanwhile."
 
     def __post_init__(self) -> None:
         self.job = Job(self.stream.label, self.stream.stream, self._work)
@@ -65,10 +63,6 @@ class Replica:
             self.clocks.heard(said.sent / 1e9, time.time())
 
     async def _work(self, job: Job) -> None:
-        if self.busy:
-            job.note("held", self.busy)
-            await job.nap(_IDLE)
-            return
         known = registry.Registry(self.where)
         self.record = next(one for one in known.replicas(self.stream.stream) if one.replica == self.record.replica)
         if self.asked.paused:
@@ -92,7 +86,7 @@ class Replica:
         loop, replay = asyncio.get_running_loop(), opened.replay
         asked, due, read = 0, loop.time(), False
         try:
-            while not (job.stopping.is_set() or self.busy or self.asked.paused):
+            while not (job.stopping.is_set() or self.asked.paused):
                 if await replay.step(0):
                     read = True
                     job.note("running")

@@ -73,7 +73,7 @@ class Served:
             finally:
                 self.follow = None
 
-    def present(self, common: Common, gone: bool = False) -> control.Present | None:
+    def present(self, common: Common) -> control.Present | None:
         """What other sites are told of it; None before its disk was seen."""
         if self.record is None:
             return None
@@ -83,9 +83,7 @@ class Served:
             volumes = self.follow.site.volumes() or shipper.state.volumes
             if shipper.current is not None:
                 epoch, age = shipper.current[0], asyncio.get_running_loop().time() - shipper.current[1]
-        return control.Present(
-            common.site, self.config.name, volumes, epoch, round(age * 1000), time.time_ns(), gone
-        )  # fmt: skip
+        return control.Present(common.site, self.config.name, volumes, epoch, round(age * 1000), time.time_ns())
 
     def said(self, common: Common) -> Answer:
         """What `status` says of it."""
@@ -238,9 +236,7 @@ class SourceDaemon(Daemon):
                 " vmferry-source`, then forget it"
             )
         found = registry.Registry(self.where).find(name)
-        said = control.Present(
-            self.common.site, found.label, (), 0, 0, time.time_ns(), True
-        )  # fmt: skip
+        said = control.Present(self.common.site, found.label, (), 0, 0, time.time_ns(), gone=True)
         self.gone[found.identity] = said
         self.announcer.news(found.identity)
         stays = await leave.forget(self.where, found, self.bus, bool(asked.get("purge")))

@@ -98,6 +98,7 @@ class Retain:
         self._marks, self._trimmed = _load(self._path)
         self._sent = 0
         self._saved = 0.0
+        self._kept = self._marks.end, self._trimmed
         self.dropped: tuple[str, ...] = ()
         "Replicas for which no more is kept."
 
@@ -151,8 +152,8 @@ class Retain:
             await shipper.trim_to(upto)
             self._trimmed = upto
             self._marks.trimmed(upto)
-        if now - self._saved > 5.0:
-            self._saved = now
+        if now - self._saved > 5.0 and self._kept != (self._marks.end, self._trimmed):
+            self._saved, self._kept = now, (self._marks.end, self._trimmed)
             _save(self._path, self._marks, self._trimmed)
 
     def _note(self, shipper: Shipper) -> None:

@@ -18,6 +18,7 @@ from engine import errors, metrics, places, ports, registry, tuning
 from engine.bus.reach import reach_config
 from engine.bus.shared import SharedBus
 from engine.daemon import config
+from engine.daemon.chores import Chores
 from engine.daemon.control import Server
 from engine.daemon.job import Job
 from engine.notify import Notifier
@@ -41,6 +42,7 @@ class Daemon(ABC):
     def __init__(self, found: config.Config, where: places.Places) -> None:
         self.config, self.where = found, where
         self.bus = SharedBus(lambda: reach_config(self.common.bus, self.common.file), self.fanned(found.common.prefix))
+        self.chores = Chores()
         self.started = time.time()
         self.doing: dict[str, Callable[[Request], Awaitable[Answer]]] = {
             "status": self._status, "pause": self._pause, "resume": self._resume, "reload": self._reload,
@@ -114,6 +116,8 @@ class Daemon(ABC):
                 log.error("%s", problem)
             await self._until_stopped(beside)
             self._manager.stopping()
+            # What operators have begun may be stopped anywhere, and asked for again.
+            await self.chores.close()
             log.info("ending: %d streams come to a good end within %.0f s", len(list(self.jobs())), self.common.drain)
             await asyncio.gather(*(job.stop(self.common.drain) for job in self.jobs()))
 
@@ -137,6 +141,11 @@ class Daemon(ABC):
         for one in beside:
             if one.done():
                 one.result()
+
+    @property
+    def ending(self) -> bool:
+        """Nothing new is begun."""
+        return self._stop.is_set()
 
     @property
     def socket(self) -> Path:

@@ -6,7 +6,6 @@ import json
 import shutil
 import signal
 import socket
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -278,7 +277,6 @@ def test_a_target_that_is_killed_while_a_baseline_travels_goes_on_where_it_was(s
     sites.start()
     until(lambda: (sites.target.stream("big").get("epoch") or 0) > 2)
     sites.target.kill()
-    time.sleep(0.3)
     sites.target.start()
     until(lambda: sites.source.stream("big").get("sent_bytes", 0) > 20 * MEBI)
     sites.source.kill()
