@@ -14,7 +14,7 @@ import pytest
 from engine import errors
 from engine.bus.kafka.bus import KafkaBus
 from engine.bus.kafka.log import KafkaLog
-from tests.support.kafka import Cluster, running
+from tests.support.kafka import Cluster, everything, running
 
 PATIENCE = 3.0
 
@@ -37,16 +37,6 @@ async def bus(cluster: Cluster) -> AsyncIterator[KafkaBus]:
     await opened.close()
 
 
-async def _everything(log: KafkaLog) -> list[bytes]:
-    offset, end = await log.ends()
-    found: list[bytes] = []
-    while offset < end:
-        entries = await log.read(offset, 1 << 20, 5)
-        found += [entry.data for entry in entries]
-        offset = entries[-1].offset + 1
-    return found
-
-
 async def test_a_broker_restarted_amid_appends_loses_nothing_that_was_acknowledged(
     bus: KafkaBus, cluster: Cluster, topic: str
 ) -> None:
@@ -66,7 +56,7 @@ async def test_a_broker_restarted_amid_appends_loses_nothing_that_was_acknowledg
             log, number = await _open_again(bus, topic)
     await restart
     await log.sync()
-    seen = [int(data[:6]) for data in await _everything(log)]
+    seen = [int(data[:6]) for data in await everything(log)]
     assert spent, "the broker was never missed"
     assert list(dict.fromkeys(seen)) == list(range(number)), "a record is missing or out of order"
 
@@ -84,7 +74,7 @@ async def _open_again(bus: KafkaBus, topic: str) -> tuple[KafkaLog, int]:
         log = None
         try:
             log = await bus.open(topic, write=True)
-            found = await _everything(log)
+            found = await everything(log)
         except errors.Transient:
             if log is not None:
                 await log.close()

@@ -21,6 +21,7 @@ import uuid
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
+from engine import ports
 from tests.support import tools
 
 JARS = tools.HOME / "kafka-libs"
@@ -188,6 +189,17 @@ class Cluster:
     def kill(self) -> None:
         for broker in self.brokers:
             broker.kill()
+
+
+async def everything(log: ports.Log) -> list[bytes]:
+    """All records of a log, read until its end: one answer of a broker may stop anywhere before it."""
+    offset, end = await log.ends()
+    found: list[bytes] = []
+    while offset < end:
+        entries = await log.read(offset, 1 << 20, 5)
+        found += [entry.data for entry in entries]
+        offset = entries[-1].offset + 1 if entries else offset
+    return found
 
 
 @contextlib.contextmanager
