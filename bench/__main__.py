@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from bench import copies, kafka, machine, measure, report, scan, settle
+from bench import copies, idle, kafka, machine, measure, report, scan, settle
 
 Measure = Callable[[Path, bool, int], report.Section]
 SECTIONS: dict[str, Measure] = {
@@ -20,6 +20,7 @@ SECTIONS: dict[str, Measure] = {
     "scan": scan.section,
     "memory": copies.memory,
     "settle": settle.section,
+    "idle": idle.section,
 }
 TOOLS = ("qemu-img", "qemu-nbd", "nbdcopy", "rsync", "dd", "java")
 ROOM = 40 * measure.GIB

@@ -161,6 +161,7 @@ class Cluster:
         host: str = "127.0.0.1",
     ) -> None:
         fetch()
+        self.home = home
         self.brokers = [Broker(home / f"n{node}", node, host) for node in range(1, count + 1)]
         voters = ",".join(f"{broker.node}@127.0.0.1:{broker.controller_port}" for broker in self.brokers)
         name = base64.urlsafe_b64encode(uuid.uuid4().bytes)[:22].decode().replace("-", "a")
