@@ -166,14 +166,7 @@ def _shown(
         "7. Streams on which nothing happens, in one pair of daemons over one Kafka broker",
         f"`source run` and `target run`, a cut every 30 s, images of 1 MiB that do not change, over {seconds:.0f} s.  "
         "On the bus: records in the topics, which grow by what is said of each stream every 30 s.",
-        (
-            "streams",
-            "source, of a core",
-            "target, of a core",
-            "resident",
-            "on the bus, an hour",
-            "on the wire, an hour",
-        ),
+        ("streams", "source, of a core", "target, of a core", "resident", "on the bus, an hour"),
         load=busy,
     )
     for cost in costs:
