@@ -7,7 +7,7 @@ import os
 import re
 from collections.abc import Sequence
 
-from engine import errors, registry, units
+from engine import errors, linux, registry, units
 from engine.daemon.config import Accept
 from schemas import control
 
@@ -53,6 +53,8 @@ def refuse(rule: Accept, said: control.Present, taken: int, where: str, known: r
         other = known.of_target(where)
     except errors.FerryError as why:
         return str(why)
+    if not os.path.isdir(rule.base):
+        return f"{rule.base}, where {rule.where} puts replicas, is not there: make it, or mount what belongs there"
     if os.path.lexists(where) and not rule.adopt and other is None:
         return (
             f"{where} exists, and is no replica that is known here; set adopt = true at {rule.where}: then it is read,"
@@ -64,3 +66,18 @@ def refuse(rule: Accept, said: control.Present, taken: int, where: str, known: r
             " `vmferry forget` that one"
         )
     return ""
+
+
+def make_room(rule: Accept, where: str) -> None:
+    """Make the directories below the base of the rule, durably, from the top.  Raises Transient where that fails."""
+    parent = os.path.dirname(where)
+    missing = []
+    while len(parent) > len(rule.base) and not os.path.isdir(parent):
+        missing.append(parent)
+        parent = os.path.dirname(parent)
+    try:
+        for directory in reversed(missing):
+            os.mkdir(directory, 0o750)
+            linux.sync_directory(directory)
+    except OSError as why:
+        raise errors.Transient(f"{why.filename}: cannot be made for a replica: {why.strerror}") from why

@@ -98,13 +98,15 @@ class TargetDaemon(Daemon):
             if why := accept.refuse(rule, said, taken, where, self._known):
                 self._refuse(name, said, why)
                 return
+            accept.make_room(rule, where)
             self._take(name, said, rule, where)
         except errors.FerryError as why:
             self._refuse(name, said, str(why))
 
     def _refuse(self, name: str, said: control.Present, why: str) -> None:
         if self.unclaimed.get(name, (None, ""))[1] != why:
-            log.warning("stream %s/%s (%s) is not taken: %s", said.site, said.label, name, why)
+            level = logging.WARNING if said.volumes else logging.INFO  # what was not looked at is taken a little later
+            log.log(level, "stream %s/%s (%s) is not taken: %s", said.site, said.label, name, why)
         self.unclaimed[name] = said, why
 
     def _take(self, name: str, said: control.Present, rule: Accept, where: str) -> None:

@@ -70,7 +70,7 @@ class Follow:
         shipper = self._shipper
         shipper.ear.peers.pop(replica, None)
         shipper.ledger.keep(peers=tuple(one for one in shipper.state.peers if one != replica))
-        log.info("%s: replica %s is waited for no more", self._job.label, replica.hex()[:8])
+        log.info("replica %s is waited for no more", replica.hex()[:8], extra={"stream": self._job.label})
 
     def cut_now(self) -> None:
         """Make the next cut at once."""
@@ -147,5 +147,5 @@ class Follow:
             try:
                 await shipper.nudge()
             except errors.InUse as why:
-                log.info("%s: %s", self._job.label, why)  # the next cut says it, where it matters
+                log.info("%s", why)  # the next cut says it, where it matters
             shipper.ear.lapse(shipper.settings.lease, now - shipper.settings.lease)

@@ -81,8 +81,11 @@ def _checked(found: config.Config, side: str, as_json: bool) -> None:
     if as_json:
         ending.emit({"event": "end", "ok": True, "config": str(found.common.file), side: names})
         return
-    what = "streams" if side == "source" else "rules"
+    what = f"{'stream' if side == 'source' else 'rule'}{'' if len(names) == 1 else 's'}"
     typer.echo(f"{found.common.file}: well; site {found.common.site}, {len(names)} {what}: {', '.join(names)}")
+    for rule in found.accept:
+        if not Path(rule.base).is_dir():
+            typer.echo(f"warning: {rule.where}: {rule.base} is not there; replicas are taken once it is")
 
 
 def daemons(where: places.Places) -> list[tuple[str, Path]]:

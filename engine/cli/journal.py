@@ -37,8 +37,11 @@ def encoded(fields: dict[str, str]) -> bytes:
 
 def fields(record: logging.LogRecord, message: str) -> dict[str, str]:
     """What the journal keeps of a record."""
+    stream = getattr(record, "stream", "")
     found = {
-        "MESSAGE": message, "PRIORITY": str(_priority(record.levelno)), "SYSLOG_IDENTIFIER": "vmferry",
+        # Named in the words, too: by itself journalctl shows nothing else.
+        "MESSAGE": f"[{stream}] {message}" if stream else message,
+        "PRIORITY": str(_priority(record.levelno)), "SYSLOG_IDENTIFIER": "vmferry",
         "LOGGER": record.name, "CODE_FILE": record.pathname, "CODE_LINE": str(record.lineno),
         "CODE_FUNC": record.funcName or "",
     }  # fmt: skip

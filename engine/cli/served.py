@@ -38,7 +38,8 @@ def lines(said: Answer) -> list[str]:
 
 
 def _state(one: Answer) -> str:
-    again = f", begun again {one['restarts']} times" if one["restarts"] else ""
+    times = one["restarts"]
+    again = f" (begun again {times} time{'s' if times > 1 else ''} since the daemon's start)" if times else ""
     return f"{one['state']}{': ' if one['why'] else ''}{one['why']}{again}"
 
 

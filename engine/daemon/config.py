@@ -74,6 +74,11 @@ class Accept:
     adopt: bool = False
     where: str = ""
 
+    @property
+    def base(self) -> str:
+        """The directory that has to be there: what follows depends on the stream, and is made for it."""
+        return os.path.dirname(self.path.partition("{")[0]) or "/"
+
 
 @dataclass(frozen=True, slots=True)
 class Config:

@@ -79,8 +79,9 @@ class Job:
         await asyncio.wait([task], timeout=patience)
         if not task.done():
             log.warning(
-                "%s: it did not end within %.0f s and is cut off: the next start recovers", self.label, patience
-            )
+                "it did not end within %.0f s and is cut off: the next start recovers", patience,
+                extra={"stream": self.label},
+            )  # fmt: skip
             self._cancelled = True
             task.cancel()
             await asyncio.wait([task])
@@ -104,13 +105,13 @@ class Job:
             except errors.Fenced as why:
                 # Two that fence each other in turn would never end: an operator says which of them goes on.
                 self.note("trouble", f"{why}; `vmferry resume` lets this one go on")
-                log.error("%s: %s", self.label, self.why, extra={"stream": self.label})
+                log.error("%s", self.why, extra={"stream": self.label})
                 await self.nap(_FENCED)
                 continue
             except errors.FerryError as why:
                 told = str(why)
             except Exception as why:
-                log.exception("%s: a bug of ours", self.label, extra={"stream": self.label})
+                log.exception("a bug of ours", extra={"stream": self.label})
                 told = f"unexpected {type(why).__name__}: {why}: please report it with the log"
             if loop.time() - began > _WELL:
                 failures, self._told = 0, ""
@@ -125,6 +126,6 @@ class Job:
         self.restarts += 1
         self.note("trouble", told)
         log.log(
-            logging.DEBUG if again else logging.WARNING, "%s: %s; trying again in %.0f s, and so on", self.label, told,
-            pause, extra={"stream": self.label},
+            logging.DEBUG if again else logging.WARNING, "%s; trying again in %.0f s, and so on", told, pause,
+            extra={"stream": self.label},
         )  # fmt: skip

@@ -109,9 +109,14 @@ def test_what_no_rule_takes_is_reported_and_not_applied(sites: Sites) -> None:
     sites.target.reload()
     until(lambda: "quota" in sites.target.stream()["why"])
     assert "8 MiB more would pass the quota of 1 MiB" in sites.target.stream()["why"]
-    rule["quota"] = "1G"
+    mount = sites.replicas / "mount"
+    rule |= {"quota": "1G", "path": f"{mount}/{{site}}/{{name}}.img"}
+    sites.target.reload()
+    until(lambda: "is not there: make it, or mount what belongs there" in sites.target.stream()["why"])
+    mount.mkdir()
     sites.target.reload()
     until(sites.proved())
+    assert (mount / "site-a" / "web.img").stat().st_size == sites.disk("web").stat().st_size
 
 
 def test_pause_and_rate_outlive_the_daemon_and_need_no_other_side(sites: Sites) -> None:
@@ -257,7 +262,7 @@ def test_a_second_daemon_on_the_same_state_is_refused(sites: Sites) -> None:
 
 def test_a_config_is_checked_without_running(sites: Sites) -> None:
     ferry = sites.source.ferry
-    assert "well; site site-a, 1 streams: web" in ferry.run("source", "run", "-c", sites.source.file, "--check").out
+    assert "well; site site-a, 1 stream: web" in ferry.run("source", "run", "-c", sites.source.file, "--check").out
     folder = sites.source.file.with_suffix(".d")
     folder.mkdir()
     (folder / "more.toml").write_text('[streams.web]\ndisk = "/nowhere"\n[streams."a b"]\ndisk = "x.img"\nspeed = 1\n')

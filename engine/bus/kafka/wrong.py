@@ -110,5 +110,5 @@ def _reason(why: Exception) -> str:
 
 def forbidden(topic: str, operation: str, principal: str) -> errors.Usage:
     """A right is missing.  A topic that may not be described looks as one that is not there, so it would be created."""
-    hidden = ", which is not there or hidden from it," if operation == "Create" else ""
+    hidden = ", which is not there, or hidden from it" if operation == "Create" else ""
     return errors.Usage(f"Kafka does not allow {principal} to {operation} topic {topic}{hidden}: {RIGHTS}")

@@ -171,7 +171,7 @@ def test_the_journal_gets_fields(journald: Journald, capsys: pytest.CaptureFixtu
     said = journald.heard()
     assert int(said.pop("CODE_LINE")) > 1
     assert said == {
-        "MESSAGE": "epoch 7 is late", "PRIORITY": "4", "SYSLOG_IDENTIFIER": "vmferry", "LOGGER": "vmferry.ship",
+        "MESSAGE": "[web-1] epoch 7 is late", "PRIORITY": "4", "SYSLOG_IDENTIFIER": "vmferry", "LOGGER": "vmferry.ship",
         "CODE_FILE": __file__, "CODE_FUNC": "test_the_journal_gets_fields", "VMFERRY_STREAM": "web-1",
         "VMFERRY_SITE": "site-a",
     }  # fmt: skip

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from pathlib import Path
 from types import SimpleNamespace
 from typing import cast
 
@@ -107,17 +108,48 @@ def known(stream: str = "", problem: errors.FerryError | None = None) -> Registr
     return cast(Registry, SimpleNamespace(of_target=of_target))
 
 
+HERE = "/{site}/{name}.img"
+"""A rule for replicas below a directory that is there on every machine."""
+
+
 def test_a_quota_counts_all_disks_and_says_its_figures_and_its_rule() -> None:
     big = said("web", "ams", 3 << 30, 2 << 30)
-    assert accept.refuse(rule(quota=6 << 30), big, 1 << 30, "/r/x", known()) == ""
-    why = accept.refuse(rule(quota=6 << 30), big, (1 << 30) + 1, "/r/x", known())
+    assert accept.refuse(rule("*", HERE, 6 << 30), big, 1 << 30, "/x", known()) == ""
+    why = accept.refuse(rule("*", HERE, 6 << 30), big, (1 << 30) + 1, "/x", known())
     assert [part in why for part in ("5 GiB more", "quota of 6 GiB", "/etc/t.toml:3: accept.1", "1 GiB")] == [True] * 4
-    assert accept.refuse(rule(), big, 1 << 50, "/r/x", known()) == ""
+    assert accept.refuse(rule("*", HERE), big, 1 << 50, "/x", known()) == ""
+
+
+@pytest.mark.parametrize(
+    ("pattern", "base"),
+    [("/r/{site}/{name}.img", "/r"), ("/r/a{id}.img", "/r"), ("/{name}", "/"), ("/r/s/one.img", "/r/s")],
+)
+def test_the_base_of_a_rule_is_what_does_not_depend_on_the_stream(pattern: str, base: str) -> None:
+    assert rule(path=pattern).base == base
+
+
+def test_a_base_that_is_not_there_is_no_directory_to_fill_and_what_follows_it_is_made(tmp_path: Path) -> None:
+    ours = rule(path=f"{tmp_path}/mount/{{site}}/{{name}}/disk.img")
+    where = accept.path(ours, said("a/b"), STREAM)
+    why = accept.refuse(ours, said(), 0, where, known())
+    assert why.startswith(f"{tmp_path}/mount, where /etc/t.toml:3: accept.1 puts replicas, is not there")
+    (tmp_path / "mount").mkdir()
+    assert accept.refuse(ours, said(), 0, where, known()) == ""
+    for _ in range(2):
+        accept.make_room(ours, where)
+    assert where == f"{tmp_path}/mount/ams/a%2Fb/disk.img"
+    assert os.listdir(os.path.dirname(where)) == []
+
+
+def test_a_directory_that_cannot_be_made_is_named(tmp_path: Path) -> None:
+    (tmp_path / "ams").write_text("a file")
+    with pytest.raises(errors.Transient, match=f"^{tmp_path}/ams: cannot be made for a replica: File exists"):
+        accept.make_room(rule(path=f"{tmp_path}/{{site}}/{{name}}"), f"{tmp_path}/ams/web")
 
 
 def test_a_path_that_is_taken_names_who_has_it_and_both_ways_out() -> None:
-    why = accept.refuse(rule(), said(), 0, "/r/x", known("that other"))
-    assert all(part in why for part in ("/r/x", "that other", "{id}", "vmferry forget", "/etc/t.toml:3"))
+    why = accept.refuse(rule("*", HERE), said(), 0, "/x", known("that other"))
+    assert all(part in why for part in ("/x", "that other", "{id}", "vmferry forget", "/etc/t.toml:3"))
 
 
 def test_a_registry_that_cannot_be_read_is_a_reason_and_not_an_end() -> None:
