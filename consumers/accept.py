@@ -62,8 +62,9 @@ def refuse(rule: Accept, said: control.Present, taken: int, where: str, known: r
         )
     if other is not None:
         return (
-            f"{where} is the replica of stream {other.stream}: put {{id}} into the path of {rule.where}, or"
-            " `vmferry forget` that one"
+            f"{where} is the replica of stream {other.stream}: put {{id}} into the path of {rule.where}, or `vmferry"
+            f' forget` that one; or, if this is the same disk and its source lost its state, set id = "{other.stream}"'
+            " there"
         )
     return ""
 

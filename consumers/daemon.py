@@ -16,6 +16,7 @@ from typing import Any
 from consumers import accept, held, site
 from consumers.serve import Replica
 from consumers.tend import Tend
+from consumers.unclaimed import Unclaimed
 from engine import errors, places, registry
 from engine.daemon import wishes
 from engine.daemon.config import Accept, Config
@@ -28,14 +29,14 @@ log = logging.getLogger("vmferry.daemon")
 
 
 class TargetDaemon(Daemon):
-    """As Daemon.  `unclaimed`: streams that are there and not taken, each with why."""
+    """As Daemon, for the streams that its rules take; `unclaimed` are the others."""
 
     side = "target"
 
     def __init__(self, found: Config, where: places.Places) -> None:
         super().__init__(found, where)
         self.served: dict[str, Replica] = {}
-        self.unclaimed: dict[str, tuple[control.Present, str]] = {}
+        self.unclaimed = Unclaimed(time.monotonic)
         self.listener = Listener(self.bus, found.common.prefix, self._heard)
         self._known = registry.Registry(where)
         self.doing |= Tend(self, self.chores).requests() | {"take": self._take_again}
@@ -68,7 +69,7 @@ class TargetDaemon(Daemon):
             one.hear(said, late)
             self._renamed(one, said)
         elif said.gone:
-            self.unclaimed.pop(name, None)
+            self.unclaimed.drop(name)
         else:
             self._consider(name, said)
 
@@ -84,30 +85,26 @@ class TargetDaemon(Daemon):
         """Take a stream that was never heard of, or say why not."""
         rule = accept.rule_for(self.config.accept, said)
         if rule is None:
-            self._refuse(name, said, f"no [[accept]] of {self.common.file} takes {said.site}/{said.label}")
+            self.unclaimed.refuse(name, said, f"no [[accept]] of {self.common.file} takes {said.site}/{said.label}")
             return
         if not said.volumes:
-            self._refuse(name, said, "its source has not been looked at yet")
+            self.unclaimed.refuse(name, said, "its source has not been looked at yet")
             return
         if wishes.load(self.where.stream(name)).forgotten:
-            self._refuse(name, said, f"it was forgotten here: `vmferry target take {said.label}` takes it again")
+            self.unclaimed.refuse(
+                name, said, f"it was forgotten here: `vmferry target take {said.label}` takes it again", forgotten=True
+            )
             return
         where = accept.path(rule, said, name)
         taken = sum(self._size(one) for one in self.served.values() if one.rule == rule.where)
         try:
             if why := accept.refuse(rule, said, taken, where, self._known):
-                self._refuse(name, said, why)
+                self.unclaimed.refuse(name, said, why)
                 return
             accept.make_room(rule, where)
             self._take(name, said, rule, where)
         except errors.FerryError as why:
-            self._refuse(name, said, str(why))
-
-    def _refuse(self, name: str, said: control.Present, why: str) -> None:
-        if self.unclaimed.get(name, (None, ""))[1] != why:
-            level = logging.WARNING if said.volumes else logging.INFO  # what was not looked at is taken a little later
-            log.log(level, "stream %s/%s (%s) is not taken: %s", said.site, said.label, name, why)
-        self.unclaimed[name] = said, why
+            self.unclaimed.refuse(name, said, str(why))
 
     def _take(self, name: str, said: control.Present, rule: Accept, where: str) -> None:
         """Records first: from then on the replica is ours, whatever happens."""
@@ -123,7 +120,7 @@ class TargetDaemon(Daemon):
         )  # fmt: skip
         self._known.save(stream)
         self._known.save(record)
-        self.unclaimed.pop(name, None)
+        self.unclaimed.drop(name)
         log.info("stream %s/%s (%s) is taken: its replica is %s", said.site, said.label, name, where)
         self._serve(stream, record, tuple(one.size for one in said.volumes)).hear(said, None)
 
@@ -136,8 +133,8 @@ class TargetDaemon(Daemon):
 
     async def changed(self, now: Config) -> None:
         self.config = now
-        for name, (said, _) in list(self.unclaimed.items()):
-            self._consider(name, said)
+        for name, stream in self.unclaimed.all().items():
+            self._consider(name, stream.said)
         for one in list(self.served.values()):
             rule = next((rule for rule in now.accept if self._taken_by(rule, one.stream)), None)
             if rule is not None and rule.undo_quota != one.options.undo_quota:
@@ -173,12 +170,14 @@ class TargetDaemon(Daemon):
     async def _take_again(self, asked: Request) -> Answer:
         """Let the rules take a stream that was forgotten."""
         name = text(asked, "stream")
-        found = [one for one, (said, _) in self.unclaimed.items() if name in (one, said.label)]
+        found = self.unclaimed.named(name)
         if len(found) != 1:
             raise errors.NotFound(f"{len(found)} streams {name!r} are there and not taken")
-        wishes.save(self.where.stream(found[0]), wishes.Wishes())
-        self._consider(found[0], self.unclaimed[found[0]][0])
-        return {"stream": found[0], "taken": found[0] in self.served, "why": self.unclaimed.get(found[0], (0, ""))[1]}
+        ((stream, one),) = found.items()
+        wishes.save(self.where.stream(stream), wishes.Wishes())
+        self._consider(stream, one.said)
+        after = self.unclaimed.all().get(stream)
+        return {"stream": stream, "taken": stream in self.served, "why": after.why if after else ""}
 
     def away(self) -> str:
         return self.listener.away
@@ -214,13 +213,7 @@ class TargetDaemon(Daemon):
         return {"stream": one.stream.stream, "label": one.stream.label, "paused": paused}
 
     def streams(self) -> list[Answer]:
-        return [self._said(one) for one in self.served.values()] + [
-            {
-                "stream": name, "label": said.label, "site": said.site, "state": "unclaimed", "why": why, "path": "",
-                "restarts": 0,
-            }
-            for name, (said, why) in self.unclaimed.items()
-        ]  # fmt: skip
+        return [*(self._said(one) for one in self.served.values()), *self.unclaimed.told()]
 
     def _said(self, one: Replica) -> Answer:
         now, (state, kept) = asyncio.get_running_loop().time(), one.stored()

@@ -9,7 +9,7 @@ from typing import Any
 
 from consumers import held, site
 from engine import errors, places, registry
-from engine.daemon import wishes
+from engine.daemon import presence, wishes
 from engine.daemon.age import Age, Difference
 from engine.daemon.job import Job
 from engine.store import peek
@@ -41,6 +41,8 @@ class Replica:
     opened: site.Site | None = None
     job: Job = field(init=False)
     asked: wishes.Wishes = field(init=False)
+    came: bool = False
+    "Its source was heard, the first time or after a silence: what is lacking is asked for at once."
 
     def __post_init__(self) -> None:
         self.job = Job(self.stream.label, self.stream.stream, self._work)
@@ -56,6 +58,9 @@ class Replica:
         self.present = said
         if late is None:
             return
+        if not self.heard or now - self.heard > 2 * presence.EVERY:
+            self.came = True
+            self.job.wake()
         self.heard = now
         if said.epoch:
             self.age.heard(said.epoch, said.age / 1000 + late, now)
@@ -94,6 +99,8 @@ class Replica:
                     continue
                 lacking = _lacks(opened)
                 job.note("waiting" if lacking else "running", lacking)
+                if self.came:
+                    self.came, asked, due = False, 0, loop.time()
                 if lacking and not read and loop.time() >= due:
                     await replay.ask(lacking)
                     due, asked = loop.time() + _ASK[min(asked, len(_ASK) - 1)], asked + 1

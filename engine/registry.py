@@ -126,10 +126,14 @@ class Registry:
         return next((one for one in self.replicas() if any(disk.path == wanted for disk in one.disks)), None)
 
     def find(self, name: str) -> Stream:
-        """A stream by its label, its UUID or the beginning of it, or the path of its source or of a replica.
+        """The one stream that `named` finds.  Raises NotFound, Usage."""
+        found = self.named(name)
+        if len(found) > 1:
+            raise errors.Usage(f"{name!r} names {len(found)} streams: {', '.join(one.stream for one in found)}")
+        return found[0]
 
-        Raises NotFound, Usage.
-        """
+    def named(self, name: str) -> list[Stream]:
+        """Streams by label, UUID or the beginning of it, or the path of a source or of a replica.  Raises NotFound."""
         wanted = place(name)
         ours = {one.stream for one in self.replicas() if any(disk.path == wanted for disk in one.disks)}
         found = [
@@ -143,9 +147,7 @@ class Registry:
         if not found:
             known = ", ".join(one.label for one in self.streams()) or "none"
             raise errors.NotFound(f"no stream {name!r} in {self.places.root}; these are known: {known}")
-        if len(found) > 1:
-            raise errors.Usage(f"{name!r} names {len(found)} streams: {', '.join(one.stream for one in found)}")
-        return found[0]
+        return found
 
 
 def place(path: str) -> str:

@@ -114,7 +114,7 @@ def _critical(one: Judged, within: Limits) -> list[str]:
         found.append(f"damaged ({one.damaged})")
     if one.held:
         found.append(f"held ({one.held})")
-    if one.rpo is None and not one.damaged:
+    if one.rpo is None and one.taken and not one.damaged:
         found.append("no usable epoch")
     if one.rpo is not None and one.rpo > within.critical:
         found.append(f"RPO {units.duration(one.rpo)} is above {units.duration(within.critical)}")
@@ -227,6 +227,6 @@ def _unread(where: places.Places, known: registry.Registry) -> list[Judged]:
     """What is kept here of streams and replicas whose record cannot be read: `known` passes over them."""
     read = {where.stream(one.stream) for one in known.streams()}
     read |= {where.replica(one.stream, one.replica) for one in known.replicas()}
-    kept: set[Path] = {path.parent for path in where.streams.glob("*/stream.json*")}
-    kept |= {path.parent for path in where.streams.glob("*/replica-*/replica.json*")}
+    records = [*where.streams.glob("*/stream.json*"), *where.streams.glob("*/replica-*/replica.json*")]
+    kept: set[Path] = {path.parent for path in records if path.suffix != ".forgotten"}
     return [Judged(path.name, None, damaged=f"its record in {path} cannot be read") for path in sorted(kept - read)]

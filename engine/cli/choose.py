@@ -26,8 +26,8 @@ def one(known: Registry, name: str) -> tuple[Stream, Replica]:
 
 
 def some(known: Registry, name: str) -> list[tuple[Stream, list[Replica]]]:
-    """The stream of that name, or every stream, each with its replicas.  Raises NotFound, Usage."""
-    found = [known.find(name)] if name else known.streams()
+    """The streams of that name, or every stream, each with its replicas.  Raises NotFound."""
+    found = known.named(name) if name else known.streams()
     return [(stream, known.replicas(stream.stream)) for stream in found]
 
 

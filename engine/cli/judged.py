@@ -10,6 +10,7 @@ class Judged:
     """One replica of a stream, or a stream that has none.  `rpo` in seconds; None: no usable epoch.
 
     `held`, `damaged` and `bus_away` say why, in words.  `name` tells several replicas of one label apart.
+    `taken`: False where there is no replica, and none is wanted yet, so that only warnings count.
     """
 
     label: str
@@ -19,3 +20,4 @@ class Judged:
     warnings: tuple[str, ...] = ()
     bus_away: str = ""
     name: str = ""
+    taken: bool = True

@@ -103,7 +103,11 @@ def _lines(said: dict[str, Any]) -> list[str]:
     head = f"{said['label']}: forgotten{', and removed' if said['purged'] else ''}"
     verb = "gone" if said["purged"] else "stays"
     found = [f"{verb:<10} {one['what']}: {one['path']}, {units.shown(one['bytes'])}" for one in said["stays"]]
-    found += [] if said["purged"] or not said["stays"] else ["`vmferry forget --purge` would have removed it"]
+    found += (
+        []
+        if said["purged"] or not said["stays"]
+        else ["`vmferry forget --purge` would have removed it; now `rm -r` does"]
+    )
     return [head, *found, *([f"note: {said['note']}"] if said["note"] else [])]
 
 

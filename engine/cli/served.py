@@ -104,7 +104,7 @@ def judged(said: Answer) -> list[Judged]:
         return [Judged(f"site {said['site']}", None, bus_away=said["away"])]
     if said["daemon"] == "source":
         return [each for one in said["streams"] for each in _judged_source(one)]
-    return [_judged_target(one) for one in said["streams"]]
+    return [_judged_target(one) for one in said["streams"] if not one.get("forgotten")]
 
 
 def _trouble(one: Answer) -> tuple[str, ...]:
@@ -123,5 +123,5 @@ def _judged_source(one: Answer) -> list[Judged]:
 def _judged_target(one: Answer) -> Judged:
     label = f"{one['site']}/{one['label']}"
     if one["state"] == "unclaimed":
-        return Judged(label, 0.0, warnings=_trouble(one), name=one["stream"])
+        return Judged(label, None, warnings=_trouble(one), name=one["stream"], taken=False)
     return Judged(label, one["rpo_seconds"], held=one["held"], warnings=_trouble(one), name=one["path"])

@@ -168,6 +168,7 @@ def test_release_acquire_move_and_forget(sites: Sites) -> None:
     until(lambda: sites.target.stream().get("state") == "unclaimed")
     until(lambda: sites.source.stream()["replicas"] == [])
     assert "it was forgotten here" in sites.target.stream()["why"]
+    assert "no stream is known here" in target.run("status", "--check").out, "what was given up alarms nobody"
     assert there.exists()
     taken = target.told("target", "take", "web")
     assert not taken["taken"]

@@ -72,6 +72,12 @@ def test_behind_the_bar_is_a_number_for_each() -> None:
     assert verdict.line.partition(" | ")[2] == "'db'=U;45.5;60 'web-1'=12.000s;45.5;60"
 
 
+def test_a_stream_that_nobody_took_has_no_number_and_is_no_alarm() -> None:
+    verdict = check.judge([WELL, Judged("db", None, warnings=("no rule takes it",), taken=False)], Limits(60, 45.5))
+    assert verdict.level is Level.WARNING
+    assert verdict.line == "VMFERRY WARNING - db: no rule takes it; 1 more OK | 'db'=U;45.5;60 'web-1'=12.000s;45.5;60"
+
+
 def test_several_replicas_of_one_label_are_told_apart() -> None:
     one, other = replace(WELL, name="/a.img"), replace(WELL, name="/b.img", rpo=70.0)
     verdict = check.judge([one, other, Judged("db", 1.0, name="/c.img")], WITHIN)
