@@ -138,6 +138,8 @@ class Listener:
 
     def _take(self, entries: list[ports.Entry], history: bool) -> None:
         words = [word for word in map(self._read, entries) if word is not None]
+        if history:  # of what was said before, only the last word of each stream can still be true
+            words = list({stream: (stream, word) for stream, word in words}.values())
         last = {word.site: word.sent for _, word in words}
         for stream, word in words:
             self._told(stream, word, None if history else max(0.0, (last[word.site] - word.sent) / 1e9))

@@ -118,9 +118,9 @@ async def test_words_older_than_an_hour_are_let_go_and_no_others() -> None:
 
 
 @virtual
-async def test_of_words_that_were_there_before_nobody_can_tell_how_old_they_are() -> None:
+async def test_of_words_that_were_there_before_the_last_counts_and_nobody_can_tell_how_old_it_is() -> None:
     air = Air()
-    air.say((A, WEB), (B, WEB))
+    air.say((A, replace(WEB, gone=True)), (B, WEB), (A, WEB))
     await air.listen()
     await asyncio.sleep(EVERY)
     air.say((A, WEB))
