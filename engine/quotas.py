@@ -20,11 +20,15 @@ PRE_IMAGES = "undo"
 
 @dataclass(frozen=True, slots=True)
 class Stays:
-    """One thing that is there after a stream was forgotten: what, where, how many bytes."""
+    """One thing that is there after a stream was forgotten: what, where, how many bytes; None: not known here.
+
+    `ours`: it is removed with --purge.  The disk of a source never is.
+    """
 
     what: str
     path: str
-    size: int
+    size: int | None
+    ours: bool = True
 
 
 def keep(directory: Path, name: str, amount: int) -> None:

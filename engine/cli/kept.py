@@ -61,7 +61,9 @@ def moved(stream: Stream, done: Any) -> dict[str, Any]:
 
 def forgotten(stream: Stream, stays: list[Any], note: str, purged: bool) -> dict[str, Any]:
     """What forget came to."""
-    found = [{"what": each.what, "path": each.path, "bytes": each.size} for each in stays]
+    found = [
+        {"what": each.what, "path": each.path, "bytes": each.size, "removed": purged and each.ours} for each in stays
+    ]
     return {"stream": stream.stream, "label": stream.label, "purged": purged, "stays": found, "note": note}
 
 

@@ -101,14 +101,18 @@ def _forgotten(where: places.Places, asked: dict[str, Any], as_json: bool) -> di
 
 def _lines(said: dict[str, Any]) -> list[str]:
     head = f"{said['label']}: forgotten{', and removed' if said['purged'] else ''}"
-    verb = "gone" if said["purged"] else "stays"
-    found = [f"{verb:<10} {one['what']}: {one['path']}, {units.shown(one['bytes'])}" for one in said["stays"]]
+    found = [f"{'gone' if one['removed'] else 'stays':<10} {_what(one)}" for one in said["stays"]]
     found += (
         []
         if said["purged"] or not said["stays"]
         else ["`vmferry forget --purge` would have removed it; now `rm -r` does"]
     )
     return [head, *found, *([f"note: {said['note']}"] if said["note"] else [])]
+
+
+def _what(one: dict[str, Any]) -> str:
+    size = "" if one["bytes"] is None else f", {units.shown(one['bytes'])}"
+    return f"{one['what']}: {one['path']}{size}"
 
 
 def _say(said: dict[str, Any], lines: list[str], as_json: bool) -> None:

@@ -195,7 +195,9 @@ def test_forget_purge_asks_and_removes(sites: Sites) -> None:
     assert "source.toml" in refused.err
     del sites.source.config["streams"]["web"]
     sites.source.reload()
-    assert sites.source.ferry.run("forget", "web", "--purge", "--yes").code == 0
+    purged = sites.source.ferry.run("forget", "web", "--purge", "--yes")
+    assert purged.code == 0
+    assert f"stays      disk: {sites.disk('web')}\ngone       topic: vmferry.{stream} on " in purged.out
     assert not (sites.home / "log" / f"vmferry.{stream}").exists()
     assert not (sites.source.state / "streams" / stream).exists()
     assert sites.disk("web").exists()
