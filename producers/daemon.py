@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import functools
+import logging
 import time
 import uuid
 from collections.abc import Coroutine, Iterable, Iterator
@@ -25,6 +26,7 @@ from producers.retain import Retain
 from schemas import control, topics
 from schemas.identity import Volume
 
+log = logging.getLogger("vmferry.daemon")
 _BLOCK_SIZE = 64 << 10
 
 
@@ -155,6 +157,10 @@ class SourceDaemon(Daemon):
         common = self.common
         disk = registry.Disk("vda", registry.place(one.disk), one.format or found.format, one.block_size or _BLOCK_SIZE)
         identity = one.id or str(uuid.uuid4())
+        if not one.id:
+            log.info(
+                'it is stream %s now; id = "%s" in its entry keeps it that if this state is lost', identity, identity
+            )
         return registry.Stream(
             identity, one.name, common.bus, (disk,), site=common.site, prefix=common.prefix, config=str(common.file)
         )
