@@ -66,13 +66,13 @@ class Found:
 def find(directory: Path, record: registry.Replica, created: bool) -> Found:
     """Open the store, and compare what is there with what the record says there should be.
 
-    Raises database.Newer, Full, DeviceFailed; a damaged store is set aside and a new one takes its place.
+    Raises errors.Newer, Full, DeviceFailed; a damaged store is set aside and a new one takes its place.
     """
     lost = ""
     path = directory / STATE
     try:
         store = _loadable(path)
-    except database.Newer:
+    except errors.Newer:
         raise
     except errors.Damaged as why:
         lost = f"{why}; it is now {database.set_aside(path).name}"

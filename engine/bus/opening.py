@@ -6,7 +6,6 @@ import time
 from pathlib import Path
 
 from engine import errors
-from engine.bus import trouble
 from engine.bus.appender import Appender, Syncing
 from engine.bus.index import Index
 from engine.bus.lock import Lock
@@ -96,7 +95,7 @@ def open_reader(topic: str, directory: Path) -> Reader:
 def _ready(directory: Path) -> bool:
     try:
         index = Index(directory)
-    except trouble.Newer:
+    except errors.Newer:
         raise
     except errors.Damaged:
         return False

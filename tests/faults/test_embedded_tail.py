@@ -10,7 +10,6 @@ import pytest
 from engine import errors
 from engine.bus import index, segments
 from engine.bus.embedded import EmbeddedBus
-from engine.bus.trouble import Newer
 
 TOPIC = "stream"
 RECORDS = [b"%03d" % number * 30 for number in range(6)]
@@ -166,7 +165,7 @@ async def test_a_segment_of_a_newer_version_is_refused_untouched(home: Path) -> 
     for lost_index in (False, True):
         if lost_index:
             _delete_index(home)
-        with pytest.raises(Newer, match=rf"is of format {segments.VERSION + 1}, .*upgrade it"):
+        with pytest.raises(errors.Newer, match=rf"is of version {segments.VERSION + 1}, .*upgrade it"):
             await _append(home, b"new")
         assert _segment(home).read_bytes() == whole
 
@@ -176,7 +175,7 @@ async def test_an_index_of_a_newer_version_is_refused_untouched(home: Path) -> N
     opened._db.execute("PRAGMA user_version = 9")
     opened.close()
     for write in (True, False):
-        with pytest.raises(Newer, match="upgrade it"):
+        with pytest.raises(errors.Newer, match="upgrade it"):
             await _read_all(home, write=write)
 
 
