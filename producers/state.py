@@ -29,7 +29,7 @@ def open_store(directory: Path, stream: registry.Stream, notes: list[str]) -> Sq
     """The store with a state in it: a first one, or one begun anew where it, or the map, cannot be read.
 
     A state begun anew has the chain of no epoch: the start that follows reads the source once for its digests, compares
-    them with the replicas', and sends what differs.  Raises errors.Newer, Full, DeviceFailed.
+    them with the replicas', and sends what differs.  Raises Newer, Full, DeviceFailed.
     """
     why = ""
     try:
