@@ -6,6 +6,7 @@ import time
 from pathlib import Path
 
 from engine import errors
+from engine.bus import segments, trouble
 from engine.bus.appender import Appender, Syncing
 from engine.bus.index import Index
 from engine.bus.lock import Lock
@@ -100,4 +101,8 @@ def _ready(directory: Path) -> bool:
     except errors.Damaged:
         return False
     index.close()
+    # A newer writer's segments come last: refused here, and not when a reader has come as far as that.
+    with trouble.named(str(directory)):
+        for newest in segments.firsts(directory)[-1:]:
+            segments.check_file(directory, newest)
     return index.ready

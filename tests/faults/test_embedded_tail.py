@@ -37,6 +37,13 @@ def _add(home: Path, data: bytes) -> None:
         file.write(data)
 
 
+def _make_newer(segment: Path) -> bytes:
+    whole = bytearray(segment.read_bytes())
+    whole[8:12] = (segments.VERSION + 1).to_bytes(4, "big")
+    segment.write_bytes(whole)
+    return bytes(whole)
+
+
 def _delete_index(home: Path) -> None:
     for file in (home / TOPIC).glob(f"{index.NAME}*"):
         file.unlink()
@@ -159,15 +166,24 @@ async def test_a_segment_shorter_than_what_was_synced_is_damage_and_not_appended
 
 
 async def test_a_segment_of_a_newer_version_is_refused_untouched(home: Path) -> None:
-    whole = bytearray(_segment(home).read_bytes())
-    whole[8:12] = (segments.VERSION + 1).to_bytes(4, "big")
-    _segment(home).write_bytes(whole)
+    whole = _make_newer(_segment(home))
     for lost_index in (False, True):
         if lost_index:
             _delete_index(home)
-        with pytest.raises(errors.Newer, match=rf"is of version {segments.VERSION + 1}, .*upgrade it"):
-            await _append(home, b"new")
+        for using in (_append(home, b"new"), _read_all(home)):
+            with pytest.raises(errors.Newer, match=rf"is of version {segments.VERSION + 1}, .*upgrade it"):
+                await using
         assert _segment(home).read_bytes() == whole
+
+
+async def test_a_reader_believes_no_segment_of_a_newer_version_that_came_while_it_read(home: Path) -> None:
+    bus = EmbeddedBus(home)
+    log = await bus.open(TOPIC)
+    await log.ends()
+    _make_newer(_segment(home))
+    with pytest.raises(errors.Newer, match="upgrade it"):
+        await log.read(0, 1 << 20, 0)
+    await bus.close()
 
 
 async def test_an_index_of_a_newer_version_is_refused_untouched(home: Path) -> None:
