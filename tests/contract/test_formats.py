@@ -26,6 +26,7 @@ from engine.store.stage import Stage
 from engine.store.undo import UndoLog
 from producers import retain
 from tests.support import olden
+from tests.support.ferry import ROOT
 from tests.support.olden import BLOCK, SIZE, Olden
 
 
@@ -47,6 +48,14 @@ def whole(file: MemoryFile) -> bytes:
 def test_there_is_a_golden_tree_of_todays_versions() -> None:
     newest = olden.archives()[-1]
     assert olden.versions(newest) == olden.VERSIONS, "a version was raised: run python -m tests.support.olden"
+
+
+def test_the_document_tells_the_versions_that_hold() -> None:
+    """One row for each, in the order of VERSIONS; maps and their like have that of the store before them."""
+    table = [line.split("|") for line in (ROOT / "docs" / "FORMATS.md").read_text().split("\n") if " | " in line]
+    told = [int(row[-2]) for row in table[2:]]
+    holds = list(olden.VERSIONS.values())
+    assert told == [*holds[:5], olden.VERSIONS["state.sqlite"], *holds[5:]]
 
 
 def new_source(path: Path) -> None:
