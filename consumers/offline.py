@@ -18,7 +18,7 @@ from consumers.replay import Replay
 from engine import errors, places, ports, registry
 from engine.device import images
 from engine.pool import Pool
-from engine.store import database, undo
+from engine.store import undo
 from engine.store.file import OsFile
 from engine.store.sqlite import SqliteReplicaStore
 
@@ -182,7 +182,7 @@ def _advised(record: registry.Replica) -> Iterator[None]:
     """What is damaged is said with what mends it."""
     try:
         yield
-    except database.Newer:
+    except errors.Newer:
         raise
     except errors.Damaged as why:
         raise errors.Damaged(f"{why}; {_way(record)}") from why

@@ -12,12 +12,11 @@ from pathlib import Path
 from consumers import retention
 from engine import digest, errors, ports, registry
 from engine.replica import EMPTY
-from engine.store import database, scratch
+from engine.store import database, scratch, undo
 from engine.store.file import OsFile
 from engine.store.leaves import Leaves
 from engine.store.replicas import State
 from engine.store.sqlite import SqliteReplicaStore
-from engine.store.undo import UndoLog
 from schemas.extent import Extent
 from schemas.identity import Volume
 
@@ -66,13 +65,14 @@ class Found:
 def find(directory: Path, record: registry.Replica, created: bool) -> Found:
     """Open the store, and compare what is there with what the record says there should be.
 
-    Raises database.Newer, Full, DeviceFailed; a damaged store is set aside and a new one takes its place.
+    Raises Newer, Full, DeviceFailed; a damaged store is set aside and a new one takes its place.
     """
     lost = ""
     path = directory / STATE
+    _refuse_newer(directory / UNDO)
     try:
         store = _loadable(path)
-    except database.Newer:
+    except errors.Newer:
         raise
     except errors.Damaged as why:
         lost = f"{why}; it is now {database.set_aside(path).name}"
@@ -82,6 +82,16 @@ def find(directory: Path, record: registry.Replica, created: bool) -> Found:
     except BaseException:
         store.close()
         raise
+
+
+def _refuse_newer(path: Path) -> None:
+    """Also where the state is lost: an undo log that we cannot read is not for us to begin anew.  Raises Newer."""
+    if path.exists():
+        file = OsFile(path)
+        try:
+            undo.refuse_newer(file)
+        finally:
+            file.close()
 
 
 def _loadable(path: Path) -> SqliteReplicaStore:
@@ -124,17 +134,19 @@ def broken(store: SqliteReplicaStore, directory: Path) -> str:
 
 
 def _undo_trouble(path: Path, now: State) -> str:
-    """What is wrong with the undo log: as a whole, and on the way of a rewind that is not finished."""
+    """What is wrong with the undo log: as a whole, and on the way of a rewind that is not finished.  Raises Newer."""
     file = OsFile(path)
     try:
-        undo = UndoLog(file)
-        at = retention.broken(undo, now.intent, now.undo_end) if now.intent else None
+        log = undo.UndoLog(file)
+        at = retention.broken(log, now.intent, now.undo_end) if now.intent else None
+    except errors.Newer:
+        raise  # what it holds is not lost, and must not be begun anew
     except errors.Damaged as why:
         return f"{path}: {why}"
     finally:
         file.close()
-    if undo.end < now.undo_end:
-        return f"{path} has {undo.end:,} of the {now.undo_end:,} bytes that were settled"
+    if log.end < now.undo_end:
+        return f"{path} has {log.end:,} of the {now.undo_end:,} bytes that were settled"
     return "" if at is None else f"{path} is damaged at byte {at:,}, and a rewind is on its way over it"
 
 

@@ -52,6 +52,15 @@ class Damaged(FerryError):
     exit_code = 8
 
 
+class Newer(Damaged):
+    """A file that a newer vmferry wrote.  It is left untouched, and never set aside."""
+
+    def __init__(self, path: object, found: int, known: int) -> None:
+        super().__init__(
+            f"{path} is of version {found}, and this vmferry knows {known}: upgrade it. Nothing was touched"
+        )
+
+
 class Unsafe(FerryError):
     """A setting under which data could be lost.  Names the setting and the value to use."""
 

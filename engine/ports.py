@@ -127,6 +127,10 @@ class BlockDevice(Protocol):
 class File(Protocol):
     """A file of our own: undo log, digests, the staged map.  Synchronous; callers offload what may block."""
 
+    @property
+    def path(self) -> str:
+        """What it is called in messages."""
+
     def size(self) -> int: ...
 
     def read(self, start: int, length: int) -> bytes:

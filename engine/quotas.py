@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 from dataclasses import dataclass
 from pathlib import Path
 
-from engine import linux
+from engine import errors, linux
 
 WARN_AT = 0.8
 """Share of a quota, or of a file system, from which on it is said aloud."""
 UNDO = "undo-quota"
 LOG = "log-quota"
 STATE = "state-quota"
+VERSION = 1
+"""0 was the number alone."""
 PRE_IMAGES = "undo"
 """The files that a quota of the state does not count: they have their own."""
 
@@ -32,24 +35,27 @@ class Stays:
 
 
 def keep(directory: Path, name: str, amount: int) -> None:
-    """Remember `amount` bytes, 0 for no quota.  Raises Full, DeviceFailed."""
+    """Remember `amount` bytes, 0 for no quota.  Raises Newer, Full, DeviceFailed."""
     if kept(directory, name) == amount:
         return
     fresh = directory / f"{name}.new"
     try:
-        fresh.write_text(f"{amount}\n")
+        fresh.write_text(json.dumps({"version": VERSION, "bytes": amount}) + "\n")
         fresh.replace(directory / name)
     except OSError as why:
         raise linux.failure(why, str(fresh), "write it", opening=True) from why
 
 
 def kept(directory: Path, name: str) -> int:
-    """The quota in bytes; 0 where none was given, or what was kept does not read as one."""
+    """The quota in bytes; 0 where none was given, or what was kept does not read as one.  Raises Newer."""
     try:
-        text = (directory / name).read_text().strip()
-    except OSError:
+        said = json.loads((directory / name).read_text())
+        said = said if isinstance(said, dict) else {"version": 0, "bytes": said}
+        if (version := int(said["version"])) > VERSION:
+            raise errors.Newer(directory / name, version, VERSION)
+        return max(0, int(said["bytes"]))
+    except (OSError, ValueError, KeyError, TypeError, OverflowError):
         return 0
-    return int(text) if text.isdecimal() else 0
 
 
 def used(place: Path, but: str = "") -> int:

@@ -198,7 +198,7 @@ def _load(path: Path, kind: type[Stream] | type[Replica], still: bool) -> Stream
         fields = json.loads(path.read_text(encoding="utf-8"))
         version = fields.pop("version")
         if version > VERSION:
-            raise database.Newer(f"{path} is of version {version}, and this vmferry knows {VERSION}: upgrade it")
+            raise errors.Newer(path, version, VERSION)
         disks = tuple(Disk(**disk) for disk in fields.pop("disks"))
         left: Any = fields.pop("left", None)
         if left is not None:

@@ -41,6 +41,7 @@ class _Shadow:
     """A File that is only read: what the map would change as it is loaded stays undone."""
 
     def __init__(self, path: Path) -> None:
+        self.path = str(path)
         self._file = open(path, "rb")  # noqa: SIM115 - closed by `close`
         self._size = path.stat().st_size
 

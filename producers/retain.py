@@ -20,6 +20,7 @@ from producers.ship import Shipper
 
 log = logging.getLogger("vmferry.ship")
 FILE = "kept.json"
+VERSION = 1
 WARN_AT = 0.8
 """Share of the cap from which on it is said aloud that the log nears it."""
 _MARKS = 4096
@@ -90,7 +91,7 @@ class Marks:
 
 
 class Retain:
-    """The rule at work for one stream.  `keep` seconds; `cap` bytes, 0 for none."""
+    """The rule at work for one stream.  `keep` seconds; `cap` bytes, 0 for none.  Raises Newer for its file."""
 
     def __init__(self, directory: Path, keep: float, cap: int, clock: Callable[[], float]) -> None:
         self.keep, self.cap = keep, cap
@@ -178,9 +179,14 @@ class Retain:
 
 
 def _load(path: Path) -> tuple[Marks, int]:
-    """The marks, and up to where was trimmed; nothing, where that cannot be read: it only bounds how much is kept."""
+    """The marks, and up to where was trimmed; nothing, where that cannot be read: it only bounds how much is kept.
+
+    Raises Newer.
+    """
     try:
         said = json.loads(path.read_text())
+        if (version := int(said.get("version", VERSION))) > VERSION:
+            raise errors.Newer(path, version, VERSION)
         marks = [Mark(int(offset), int(sent), float(at)) for offset, sent, at in said["marks"]]
         return Marks(marks), int(said.get("trimmed", 0))
     except FileNotFoundError:
@@ -194,7 +200,7 @@ def _save(path: Path, marks: Marks, trimmed: int) -> None:
     """Not durable on purpose: an older one, or none, is as good; nothing ends because there is no room for it."""
     fresh = path.with_suffix(".new")
     text = json.dumps(
-        {"version": 1, "trimmed": trimmed, "marks": [[one.offset, one.sent, one.at] for one in marks.marks]}
+        {"version": VERSION, "trimmed": trimmed, "marks": [[one.offset, one.sent, one.at] for one in marks.marks]}
     )
     try:
         fresh.write_text(text)

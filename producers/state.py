@@ -29,13 +29,13 @@ def open_store(directory: Path, stream: registry.Stream, notes: list[str]) -> Sq
     """The store with a state in it: a first one, or one begun anew where it, or the map, cannot be read.
 
     A state begun anew has the chain of no epoch: the start that follows reads the source once for its digests, compares
-    them with the replicas', and sends what differs.  Raises database.Newer, Full, DeviceFailed.
+    them with the replicas', and sends what differs.  Raises Newer, Full, DeviceFailed.
     """
     why = ""
     try:
         store = _loadable(directory / STATE)
         why = "it is missing" if store.empty and stream.begun else ""
-    except database.Newer:
+    except errors.Newer:
         raise
     except errors.Damaged as damage:
         goal = database.set_aside(directory / STATE)

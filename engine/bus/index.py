@@ -9,16 +9,18 @@ one thread that made it.
 
 from __future__ import annotations
 
+import os
 import sqlite3
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from engine import errors
 from engine.bus import trouble
 
 NAME = "index.sqlite"
-_VERSION = 1
+VERSION = 1
 _BUSY_SECONDS = 10.0
 
 
@@ -49,20 +51,21 @@ class Index:
     def __init__(self, directory: Path) -> None:
         self._path = directory / NAME
         with trouble.named(str(self._path)):
+            # Before it is opened for writing: whoever closes such a file last moves its WAL into it.
+            self._known(_version(self._path))
             self._db = sqlite3.connect(self._path, isolation_level=None, timeout=_BUSY_SECONDS)
             try:
                 self._db.execute("PRAGMA journal_mode=WAL")
                 self._db.execute("PRAGMA synchronous=FULL")
-                self.ready = self._check_version()
+                self.ready = self._known(self._db.execute("PRAGMA user_version").fetchone()[0]) == VERSION
             except BaseException:
                 self._db.close()
                 raise
 
-    def _check_version(self) -> bool:
-        version = self._db.execute("PRAGMA user_version").fetchone()[0]
-        if version > _VERSION:
-            raise trouble.Newer(str(self._path), version, _VERSION)
-        return bool(version == _VERSION)
+    def _known(self, version: int) -> int:
+        if version > VERSION:
+            raise errors.Newer(self._path, version, VERSION)
+        return version
 
     def create(self, state: State, marks: Iterable[Mark]) -> None:
         """Fill an empty index, all at once."""
@@ -77,7 +80,7 @@ class Index:
                 "INSERT INTO state VALUES (1, ?, ?, ?, ?)", (state.begin, tail.offset, tail.segment, tail.position)
             )
             self._add(marks)
-            self._db.execute(f"PRAGMA user_version = {_VERSION}")
+            self._db.execute(f"PRAGMA user_version = {VERSION}")
         self.ready = True
 
     def state(self) -> State:
@@ -131,3 +134,29 @@ class Index:
                 if self._db.in_transaction:
                     self._db.execute("ROLLBACK")
                 raise
+
+
+def _version(path: Path) -> int:
+    """PRAGMA user_version of the file, and nothing is changed by asking; 0 where nothing was stored yet.
+
+    Without a WAL by its place in the header (SQLite's file format, section 1.3): to open a file without its locks is
+    safe only for who knows that nobody else does, and with them leaves files beside it.
+    """
+    if _size(f"{path}-wal"):
+        db = sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True, timeout=_BUSY_SECONDS)
+        try:
+            return int(db.execute("PRAGMA user_version").fetchone()[0])
+        finally:
+            db.close()
+    if not _size(path):
+        return 0
+    with open(path, "rb") as file:
+        head = file.read(64)
+    return int.from_bytes(head[60:], "big", signed=True) if head.startswith(b"SQLite format 3\0") else 0
+
+
+def _size(path: str | Path) -> int:
+    try:
+        return os.stat(path).st_size
+    except FileNotFoundError:  # also: whoever had it open has just closed it
+        return 0

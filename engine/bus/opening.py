@@ -6,7 +6,7 @@ import time
 from pathlib import Path
 
 from engine import errors
-from engine.bus import trouble
+from engine.bus import segments, trouble
 from engine.bus.appender import Appender, Syncing
 from engine.bus.index import Index
 from engine.bus.lock import Lock
@@ -96,9 +96,13 @@ def open_reader(topic: str, directory: Path) -> Reader:
 def _ready(directory: Path) -> bool:
     try:
         index = Index(directory)
-    except trouble.Newer:
+    except errors.Newer:
         raise
     except errors.Damaged:
         return False
     index.close()
+    # A newer writer's segments come last: refused here, and not when a reader has come as far as that.
+    with trouble.named(str(directory)):
+        for newest in segments.firsts(directory)[-1:]:
+            segments.check_file(directory, newest)
     return index.ready

@@ -83,6 +83,8 @@ class Reader:
             return
         self._let_go()
         try:
+            # Whoever appends may have been upgraded since: by its header, before any byte behind it is believed.
+            segments.check_file(self._directory, segment)
             self._fd = os.open(segments.path(self._directory, segment), os.O_RDONLY | os.O_CLOEXEC)
         except FileNotFoundError as gone:
             raise self._vanished(offset) from gone

@@ -45,7 +45,7 @@ def recover(directory: Path, opened: Index | None = None) -> Index:
 def _open(directory: Path) -> Index:
     try:
         return Index(directory)
-    except trouble.Newer:
+    except errors.Newer:
         raise
     except errors.Damaged as why:
         _log.warning("%s: the index does not read and is rebuilt from the segments: %s", directory, why)

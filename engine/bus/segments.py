@@ -13,7 +13,6 @@ from pathlib import Path
 import xxhash
 
 from engine import errors
-from engine.bus import trouble
 from engine.ports import Entry
 
 MAGIC = b"VMFYLOG\0"
@@ -66,7 +65,7 @@ def check_file(directory: Path, first: int) -> bool:
     if len(head) == FILE_HEADER and head[:8] == MAGIC:
         version = _FILE.unpack_from(head)[1]
         if version > VERSION:
-            raise trouble.Newer(str(file), version, VERSION)
+            raise errors.Newer(file, version, VERSION)
         if head == file_header(first):
             return True
         raise errors.Damaged(f"{file}: the file header does not read as written; restore the file from a copy")

@@ -13,15 +13,6 @@ _NO_ROOM = {errno.ENOSPC, errno.EDQUOT}
 _DAMAGE = {sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_ERROR}
 
 
-class Newer(errors.Damaged):
-    """A file that a newer vmferry wrote.  It is left untouched."""
-
-    def __init__(self, file: str, found: int, known: int) -> None:
-        super().__init__(
-            f"{file} is of format {found}, and this vmferry reads format {known}: upgrade it. Nothing was touched"
-        )
-
-
 @contextmanager
 def named(what: str) -> Iterator[None]:
     """Errors of the system that arise inside are raised as ours, saying that `what` failed."""

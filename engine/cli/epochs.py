@@ -11,12 +11,14 @@ from engine.store import peek
 
 
 def said(where: places.Places, stream: Stream, replica: Replica, limit: int) -> dict[str, Any]:
-    """The object of --json, newest epoch last.  Raises NotFound, Damaged."""
+    """The object of --json, newest epoch last.  Raises NotFound, Newer, Damaged."""
     directory = where.replica(stream.stream, replica.replica)
     if not replica.begun:
         raise errors.NotFound(f"the replica {replica.disks[0].path} holds no epoch yet")
     try:
         state, found, _ = peek.replica(directory / "state.sqlite")
+    except errors.Newer:
+        raise
     except (errors.Damaged, errors.NotFound) as why:
         raise errors.Damaged(
             f"{why}; the next `vmferry replicate` reads {replica.disks[0].path} for its digests, and what was kept is"

@@ -10,7 +10,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from engine import errors, linux, places
-from engine.store import database
 
 log = logging.getLogger("vmferry.state")
 VERSION = 1
@@ -36,7 +35,7 @@ def load(directory: Path) -> Wishes:
         fields = json.loads(path.read_text(encoding="utf-8"))
         version = fields.pop("version")
         if version > VERSION:
-            raise database.Newer(f"{path} is of version {version}, and this vmferry knows {VERSION}: upgrade it")
+            raise errors.Newer(path, version, VERSION)
         found = Wishes(**fields)
         if not isinstance(found.paused, bool) or not isinstance(found.rate, int | None):
             raise ValueError("a value of the wrong type")

@@ -159,6 +159,7 @@ class _Overlay:
 
     def __init__(self, file: ports.File) -> None:
         self._file = file
+        self.path = file.path
         self._laid: dict[int, bytes] = {}
         self._zeros = Ranges()
 

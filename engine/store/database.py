@@ -16,14 +16,12 @@ import sqlite_utils
 from engine import errors, linux
 
 VERSION = 1
+"""Of the stores of both sides, and of the files beside them that have no room for one: maps, digests, and claims
+(docs/FORMATS.md).  Whatever changes the meaning of their bytes raises it."""
 _BUSY_SECONDS = 10.0
 _SIDES = ("", "-wal", "-shm")
 _DAMAGE = {sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_ERROR}
 _HELD = {sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED}
-
-
-class Newer(errors.Damaged):
-    """A file that a newer vmferry wrote.  It is left untouched, and never set aside."""
 
 
 @contextmanager
@@ -78,8 +76,7 @@ def open_read_only(path: Path) -> sqlite_utils.Database:
     if not path.exists():
         raise errors.NotFound(f"{path} is missing")
     with named(path):
-        # Without a WAL nobody has it open: as it lies on the disk, and no file is made beside it.
-        connection = _connect(path, "ro" if os.path.exists(f"{path}-wal") else "ro&immutable=1")
+        connection = _look(path)
         try:
             if not _check_version(path, connection):
                 raise errors.Damaged(f"{path} holds no state")
@@ -94,9 +91,14 @@ def _connect(path: Path, mode: str) -> sqlite3.Connection:
     return sqlite3.connect(uri, uri=True, timeout=_BUSY_SECONDS, isolation_level=None)
 
 
+def _look(path: Path) -> sqlite3.Connection:
+    """Only to read.  Without a WAL nobody has it open: as it lies on the disk, and no file is made beside it."""
+    return _connect(path, "ro" if os.path.exists(f"{path}-wal") else "ro&immutable=1")
+
+
 def _check(path: Path) -> None:
     """Read only: a newer file must stay as it is, and a damaged one is evidence."""
-    connection = _connect(path, "ro")
+    connection = _look(path)
     try:
         _check_version(path, connection)
         (health,) = connection.execute("PRAGMA quick_check(1)").fetchone()
@@ -109,7 +111,7 @@ def _check(path: Path) -> None:
 def _check_version(path: Path, connection: sqlite3.Connection) -> int:
     found: int = connection.execute("PRAGMA user_version").fetchone()[0]
     if found > VERSION:
-        raise Newer(f"{path} is of version {found}, and this vmferry knows {VERSION}: upgrade it. Nothing was touched")
+        raise errors.Newer(path, found, VERSION)
     return found
 
 

@@ -50,7 +50,7 @@ class OsFile:
     """
 
     def __init__(self, path: str | os.PathLike[str], mapped: bool = False) -> None:
-        self.path = os.fspath(path)
+        self.path: str = os.fspath(path)
         try:
             self._fd = os.open(self.path, os.O_RDWR | os.O_CREAT, 0o600)
         except OSError as error:

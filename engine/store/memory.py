@@ -8,6 +8,8 @@ import random
 class MemoryFile:
     """An empty file."""
 
+    path = "a file in memory"
+
     def __init__(self, sector: int = 16) -> None:
         self._durable = bytearray()
         self._cache = bytearray()

@@ -97,7 +97,7 @@ class _Store:
 
 
 class SqliteSourceStore(_Store):
-    """The SourceStore at `path`.  Raises Damaged (database.Newer: leave it) when it cannot be read as written."""
+    """The SourceStore at `path`.  Raises Damaged (Newer: leave it) when it cannot be read as written."""
 
     def __init__(self, path: Path) -> None:
         super().__init__(path, _SOURCE)

@@ -3,7 +3,7 @@
 An append-only file of entries; each is applied once its seal is found in the log, and void when it is not.  Emptied
 when all of them are one or the other.
 
-    entry:  magic u32 | bytes u32 | xxh3-128 of the rest | msgpack of Staged
+    entry:  "stg" and the version, a digit | bytes u32 | xxh3-128 of the rest | msgpack of Staged
 """
 
 from __future__ import annotations
@@ -13,12 +13,15 @@ from dataclasses import dataclass, field
 
 import xxhash
 
-from engine import ports
-from schemas import errors, wire
+from engine import errors, ports
+from schemas import errors as schema_errors
+from schemas import wire
 from schemas.identity import Chain, SealId, Volume
 
-_ENTRY = struct.Struct(">II16s")
-_MARK = 0x73746731
+VERSION = 1
+_ENTRY = struct.Struct(">4sI16s")
+_KIND = b"stg"
+_MARK = b"%b%d" % (_KIND, VERSION)
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,14 +55,20 @@ class Staged:
 
 
 class Stage:
-    """The staged epochs, oldest first."""
+    """The staged epochs, oldest first.  Raises Newer for those of a later version, which are not for us to cut off."""
 
     def __init__(self, file: ports.File) -> None:
         self._file = file
         self._end = 0
+        self._refuse_newer(0)
+
+    def _refuse_newer(self, at: int) -> None:
+        kind, version = self._file.read(at, len(_KIND)), self._file.read(at + len(_KIND), 1)
+        if kind == _KIND and version.isdigit() and int(version) > VERSION:
+            raise errors.Newer(self._file.path, int(version), VERSION)
 
     def load(self) -> list[Staged]:
-        """All whole entries; what follows a torn one never had a seal on the bus, and is cut off."""
+        """All whole entries; what follows a torn one never had a seal on the bus, and is cut off.  Raises Newer."""
         found: list[Staged] = []
         self._end = 0
         while (entry := self._one(self._end)) is not None:
@@ -71,6 +80,7 @@ class Stage:
         return found
 
     def _one(self, at: int) -> tuple[Staged, int] | None:
+        self._refuse_newer(at)
         head = self._file.read(at, _ENTRY.size)
         if len(head) < _ENTRY.size:
             return None
@@ -80,7 +90,7 @@ class Stage:
             return None
         try:
             return wire.unpack_value(Staged, body), _ENTRY.size + length
-        except errors.SchemaError:
+        except schema_errors.SchemaError:
             return None
 
     @property

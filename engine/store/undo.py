@@ -21,7 +21,7 @@ from engine import errors, ports
 
 _FILE = struct.Struct(">8sII")
 _MAGIC = b"VMFYUNDO"
-_VERSION = 1
+VERSION = 1
 _RECORD = struct.Struct(">IHBBQIIQQ")
 _MARK = 0x756E646F
 START = _FILE.size
@@ -44,7 +44,10 @@ class PreImage:
 
 
 class UndoLog:
-    """Appends, reads back from any position, and lets go at either end.  Raises Damaged for another version's file."""
+    """Appends, reads back from any position, and lets go at either end.
+
+    Raises Newer for a later version's file, Damaged for what is none, and leaves both as they are.
+    """
 
     def __init__(self, file: ports.File, quota: int | None = None) -> None:
         self._file = file
@@ -52,11 +55,12 @@ class UndoLog:
         self.begin = START
         if file.size() < START:
             file.truncate(0)
-            file.write(0, _FILE.pack(_MAGIC, _VERSION, 0))
+            file.write(0, _FILE.pack(_MAGIC, VERSION, 0))
             file.sync()
+        refuse_newer(file)
         magic, version, _ = _FILE.unpack(file.read(0, START))
-        if magic != _MAGIC or version != _VERSION:
-            raise errors.Damaged(f"undo log begins with {magic!r} version {version}; {_MAGIC!r} {_VERSION} is known")
+        if magic != _MAGIC or version != VERSION:
+            raise errors.Damaged(f"undo log begins with {magic!r} version {version}; {_MAGIC!r} {VERSION} is known")
         self.end = file.size()
 
     @property
@@ -126,6 +130,13 @@ class UndoLog:
 
     def close(self) -> None:
         self._file.close()
+
+
+def refuse_newer(file: ports.File) -> None:
+    """Raises Newer for the log of a later version, having read and no more."""
+    head = file.read(0, START)
+    if len(head) == START and head.startswith(_MAGIC) and (version := _FILE.unpack(head)[1]) > VERSION:
+        raise errors.Newer(file.path, version, VERSION)
 
 
 def _pack(image: PreImage, at: int) -> bytes:

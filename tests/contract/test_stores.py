@@ -193,7 +193,7 @@ def test_a_newer_store_is_refused_and_not_touched(tmp_path: Path) -> None:
     plain.execute("PRAGMA user_version = 2")
     plain.close()
     before = path.read_bytes()
-    with pytest.raises(database.Newer, match="version 2, and this vmferry knows 1: upgrade it"):
+    with pytest.raises(errors.Newer, match="version 2, and this vmferry knows 1: upgrade it"):
         sqlite.SqliteReplicaStore(path)
     assert path.read_bytes() == before
 

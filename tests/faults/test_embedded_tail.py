@@ -10,7 +10,6 @@ import pytest
 from engine import errors
 from engine.bus import index, segments
 from engine.bus.embedded import EmbeddedBus
-from engine.bus.trouble import Newer
 
 TOPIC = "stream"
 RECORDS = [b"%03d" % number * 30 for number in range(6)]
@@ -36,6 +35,13 @@ def _segment(home: Path) -> Path:
 def _add(home: Path, data: bytes) -> None:
     with open(_segment(home), "ab") as file:
         file.write(data)
+
+
+def _make_newer(segment: Path) -> bytes:
+    whole = bytearray(segment.read_bytes())
+    whole[8:12] = (segments.VERSION + 1).to_bytes(4, "big")
+    segment.write_bytes(whole)
+    return bytes(whole)
 
 
 def _delete_index(home: Path) -> None:
@@ -160,15 +166,24 @@ async def test_a_segment_shorter_than_what_was_synced_is_damage_and_not_appended
 
 
 async def test_a_segment_of_a_newer_version_is_refused_untouched(home: Path) -> None:
-    whole = bytearray(_segment(home).read_bytes())
-    whole[8:12] = (segments.VERSION + 1).to_bytes(4, "big")
-    _segment(home).write_bytes(whole)
+    whole = _make_newer(_segment(home))
     for lost_index in (False, True):
         if lost_index:
             _delete_index(home)
-        with pytest.raises(Newer, match=rf"is of format {segments.VERSION + 1}, .*upgrade it"):
-            await _append(home, b"new")
+        for using in (_append(home, b"new"), _read_all(home)):
+            with pytest.raises(errors.Newer, match=rf"is of version {segments.VERSION + 1}, .*upgrade it"):
+                await using
         assert _segment(home).read_bytes() == whole
+
+
+async def test_a_reader_believes_no_segment_of_a_newer_version_that_came_while_it_read(home: Path) -> None:
+    bus = EmbeddedBus(home)
+    log = await bus.open(TOPIC)
+    await log.ends()
+    _make_newer(_segment(home))
+    with pytest.raises(errors.Newer, match="upgrade it"):
+        await log.read(0, 1 << 20, 0)
+    await bus.close()
 
 
 async def test_an_index_of_a_newer_version_is_refused_untouched(home: Path) -> None:
@@ -176,7 +191,7 @@ async def test_an_index_of_a_newer_version_is_refused_untouched(home: Path) -> N
     opened._db.execute("PRAGMA user_version = 9")
     opened.close()
     for write in (True, False):
-        with pytest.raises(Newer, match="upgrade it"):
+        with pytest.raises(errors.Newer, match="upgrade it"):
             await _read_all(home, write=write)
 
 

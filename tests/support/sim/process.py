@@ -57,6 +57,7 @@ class SimFile:
 
     def __init__(self, file: MemoryFile, process: Process) -> None:
         self._file, self._process = file, process
+        self.path = file.path
 
     def size(self) -> int:
         return self._file.size()

@@ -6,6 +6,7 @@ import random
 
 import pytest
 
+from engine import errors
 from engine.store.memory import MemoryFile
 from engine.store.stage import Stage, Staged, StagedBlocks, StagedZeros
 from schemas.identity import Attempt, Chain, SealId, Volume
@@ -65,6 +66,10 @@ def test_nothing_behind_a_spoiled_entry_is_taken() -> None:
     for at in range(first, size):
         file = MemoryFile()
         file.write(0, whole[:at] + bytes([whole[at] ^ 4]) + whole[at + 1 :])
+        if at == first + 3:
+            with pytest.raises(errors.Newer):  # the digit of its version: nobody can tell, so nothing is cut off
+                Stage(file).load()
+            continue
         assert Stage(file).load() == [entry(1)], at
 
 
@@ -87,3 +92,15 @@ def test_a_clear_that_is_lost_leaves_all_entries_or_none() -> None:
         file.truncate(0)  # what `clear` does before its sync
         file.lose(random.Random(seed))
         assert Stage(file).load() in ([entry(1), entry(2)], [])
+
+
+@pytest.mark.parametrize("older", [(), (entry(1),)], ids=["first", "behind one of ours"])
+def test_an_entry_of_a_newer_version_is_refused_and_not_cut_off(older: tuple[Staged, ...]) -> None:
+    file = staged(*older)
+    at = file.size()
+    file = staged(*older, entry(2))
+    file.write(at, b"stg2")
+    before = file.read(0, 1 << 16)
+    with pytest.raises(errors.Newer, match="a file in memory is of version 2, and this vmferry knows 1: upgrade it"):
+        Stage(file).load()
+    assert file.read(0, 1 << 16) == before

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from engine import errors, places, registry
+from engine import errors, places, quotas, registry
 from engine.daemon import wishes
 
 GOLDEN = Path(__file__).parent.parent.parent / "golden"
@@ -72,3 +72,20 @@ def test_wishes_are_kept_and_damaged_ones_are_none(tmp_path: Path, caplog: pytes
         (tmp_path / wishes.FILE).write_text(damage)
         assert wishes.load(tmp_path) == wishes.Wishes()
     assert "does not read as written" in caplog.text
+
+
+def test_a_quota_is_kept_one_of_version_0_is_read_and_a_later_one_stays(tmp_path: Path) -> None:
+    path = tmp_path / quotas.LOG
+    assert quotas.kept(tmp_path, quotas.LOG) == 0
+    path.write_text("4096\n")
+    assert quotas.kept(tmp_path, quotas.LOG) == 4096
+    quotas.keep(tmp_path, quotas.LOG, 8192)
+    assert path.read_text() == '{"version": 1, "bytes": 8192}\n'
+    assert quotas.kept(tmp_path, quotas.LOG) == 8192
+    for damage in ("", "many", '{"version": 1}', '{"version": 1, "bytes": Infinity}', "[]"):
+        path.write_text(damage)
+        assert quotas.kept(tmp_path, quotas.LOG) == 0
+    path.write_text('{"version": 2, "of": "something else"}')
+    with pytest.raises(errors.Newer, match="log-quota is of version 2, and this vmferry knows 1: upgrade it"):
+        quotas.keep(tmp_path, quotas.LOG, 1)
+    assert "something else" in path.read_text()

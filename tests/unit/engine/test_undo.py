@@ -182,7 +182,7 @@ def test_what_was_synced_outlives_a_power_cut_and_what_was_not_is_whole_or_absen
 
 @pytest.mark.parametrize(
     "begin",
-    [b"VMFYUNDO\x00\x00\x00\x02\0\0\0\0", b"VMFYLOGS\x00\x00\x00\x01\0\0\0\0", b"some other file."],
+    [b"VMFYUNDO\x00\x00\x00\x00\0\0\0\0", b"VMFYLOGS\x00\x00\x00\x01\0\0\0\0", b"some other file."],
     ids=["version", "magic", "foreign"],
 )
 def test_a_file_of_another_version_or_kind_is_refused_and_not_touched(begin: bytes) -> None:
@@ -191,6 +191,15 @@ def test_a_file_of_another_version_or_kind_is_refused_and_not_touched(begin: byt
     with pytest.raises(errors.Damaged, match=r"undo log begins with .* version \d+; b'VMFYUNDO' 1 is known"):
         UndoLog(file)
     assert file.read(0, 99) == begin + b"what follows"
+
+
+def test_a_log_of_a_newer_version_says_so_and_is_not_touched() -> None:
+    file, _ = filled(DATA)
+    newer = spoiled(file, 8, struct.pack(">I", undo.VERSION + 1))
+    before = newer.read(0, 999)
+    with pytest.raises(errors.Newer, match="a file in memory is of version 2, and this vmferry knows 1: upgrade it"):
+        UndoLog(newer)
+    assert newer.read(0, 999) == before
 
 
 @pytest.mark.parametrize("size", range(undo.START))

@@ -313,6 +313,14 @@ async def test_a_damaged_file_is_as_good_as_none(tmp_path: Path, text: str, capl
     assert (bench.fake.trims, bench.retain.size) == ([1, 2], 100)
 
 
+async def test_a_file_of_a_newer_version_is_refused_and_stays(tmp_path: Path) -> None:
+    newer = '{"version": 2, "marks": {}}'
+    (tmp_path / FILE).write_text(newer)
+    with pytest.raises(errors.Newer, match=r"kept\.json is of version 2, and this vmferry knows 1: upgrade it"):
+        Bench(tmp_path, A)
+    assert (tmp_path / FILE).read_text() == newer
+
+
 async def test_a_file_that_is_lost_and_a_folder_that_cannot_be_written_stop_nothing(tmp_path: Path) -> None:
     bench = Bench(tmp_path / "gone", A)
     bench.applied(A, 2)
