@@ -158,6 +158,11 @@ class Replay:
         if isinstance(event, Unreadable):
             await self._refuse(receipts.Gap(address.seal, self.state.position, event.reason), hold=True)
             return
+        if isinstance(event, events.Lapsed):
+            # Wherever it stands: how far we have read in an epoch stays our last word, and its changes go on gathering.
+            if isinstance(self.replica.admit(address, event, record.print_), replica.Hear):
+                self._hear(event)
+            return
         self.journal.read(address, record.size)
         decision = self.replica.admit(address, event, record.print_)
         if isinstance(decision, replica.Apply):
@@ -262,6 +267,15 @@ class Replay:
             return  # asked of a state that was lost since: the source hears our new answer and starts again
         nodes = leaves.nodes(question.level, question.first, question.count)
         self.journal.say(address, receipts.Nodes(question.request, nodes))
+
+    def _hear(self, word: events.Lapsed) -> None:
+        """Tell whoever reads our log that nothing is kept for us.  Nothing else: what is gone is noticed as a gap."""
+        state = self.state
+        if word.offset > state.position.offset and any(one.replica == state.replica for one in word.replicas):
+            log.warning(
+                "the source lets go of the records below offset %d, which this replica has not applied (%s): it is at"
+                " epoch %d, and will be healed by comparing digests", word.offset, word.why.value, state.position.epoch,
+            )  # fmt: skip
 
     # -- the law -------------------------------------------------------------------------------------------------
 

@@ -31,6 +31,13 @@ class Answer:
 
 
 @dataclass(frozen=True, slots=True)
+class Hear:
+    """The source says for whom it keeps nothing more.  Changes nothing here, wherever it stands."""
+
+    word: events.Lapsed
+
+
+@dataclass(frozen=True, slots=True)
 class Begin:
     """An epoch opens on the state we are in."""
 
@@ -59,7 +66,7 @@ class Refuse:
     hold: bool
 
 
-Decision = Skip | Restart | Answer | Begin | Apply | Sealed | Refuse
+Decision = Skip | Restart | Answer | Hear | Begin | Apply | Sealed | Refuse
 
 
 class _Open:
@@ -102,6 +109,8 @@ class Replica:
             return self._started(address)
         if isinstance(event, events.Asked):
             return self._asked(address, event)
+        if isinstance(event, events.Lapsed):
+            return Hear(event)
         self.highest = max(self.highest, address.epoch)
         if self.held is not None:
             return Skip()

@@ -14,7 +14,7 @@ from typing import Any
 import msgpack
 
 HEADER = struct.Struct(">4sBBBBII16sIQ8sQI16s")
-STARTED, OPEN, WRITTEN, SEAL = 1, 3, 4, 6
+STARTED, ASKED, OPEN, WRITTEN, SEAL, LAPSED = 1, 2, 3, 4, 6, 7
 
 
 def records(data: bytes) -> Iterator[tuple[tuple[int, int, bytes], int, int, int, dict[str, Any]]]:
@@ -39,12 +39,14 @@ def replay(data: bytes, folder: Path) -> int:
     writer, chain, sealed, opened = (0, 0, b""), bytes(32), 0, 0
     events: list[tuple[int, dict[str, Any]]] = []
     for who, epoch, seq, kind, body in records(data):
+        if kind in (ASKED, LAPSED):
+            continue  # talk between the two sides
         if kind == STARTED and who[:2] > writer[:2]:
             writer, events = who, []  # a new attempt: what was open is abandoned
         if who[:2] > writer[:2]:
             raise SystemExit(f"epoch {epoch} comes from a writer that never said it started")
-        if who != writer or kind < OPEN or epoch <= sealed or (epoch == opened and seq < len(events)):
-            continue  # a fenced writer, talk between the two sides, or known already
+        if who != writer or kind == STARTED or epoch <= sealed or (epoch == opened and seq < len(events)):
+            continue  # a fenced writer, one that says again that it started, or known already
         if seq != len(events) or (events and epoch != opened) or (kind == OPEN) != (seq == 0):
             raise SystemExit(f"a gap before epoch {epoch} seq {seq}")
         if kind == OPEN and body["fits"][0]["chain"] != chain:

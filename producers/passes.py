@@ -7,6 +7,7 @@ import logging
 from dataclasses import dataclass
 
 from engine import errors
+from producers import lease
 from producers.ship import Shipper
 from schemas import receipts
 from schemas.identity import Cut
@@ -63,7 +64,7 @@ class Passes:
                 )
             log.warning("the source changed while it was read: reading it again")
         proved = await self._proved(position)
-        await self._shipper.trim()
+        await lease.trim_applied(self._shipper)
         return Outcome(epochs, position, proved)
 
     async def _applied(self) -> Position:

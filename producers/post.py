@@ -57,14 +57,24 @@ class Post:
         self._pending: list[tuple[Address, events.Event]] = []
         self._size = 0
         self._sending: asyncio.Task[None] | None = None
+        self._open = False
+        "An epoch was begun, and its seal was not taken."
 
-    async def say(self, address: Address, event: events.Started | events.Asked) -> None:
+    @property
+    def between(self) -> bool:
+        """Whether the bus has taken all that we took, and no epoch is open there."""
+        return not self._open and not self._pending and (self._sending is None or self._sending.done())
+
+    async def say(self, address: Address, event: events.Started | events.Asked | events.Lapsed) -> None:
         """Say one thing at once, durably."""
         await self._log.append([self._pack(address, event)])
         await self._log.sync()
+        if isinstance(event, events.Started):
+            self._open = False  # whoever reads it leaves the open epoch behind
 
     async def add(self, address: Address, event: events.Event) -> None:
         """Take the next event of an epoch; it goes out with its batch."""
+        self._open = not isinstance(event, events.Seal)
         self._pending.append((address, event))
         self._size += wire.HEADER_SIZE + (len(event.data) if isinstance(event, events.Written) else 0)
         if self._size >= self._settings.batch:

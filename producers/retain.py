@@ -16,13 +16,17 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from engine import errors, units
+from producers import lease
 from producers.ship import Shipper
+from schemas import events
 
 log = logging.getLogger("vmferry.ship")
 FILE = "kept.json"
 VERSION = 1
 WARN_AT = 0.8
 """Share of the cap from which on it is said aloud that the log nears it."""
+STEP = 8
+"""Beyond the cap an eighth of it goes at once, so that there is one word of it for many epochs."""
 _MARKS = 4096
 
 
@@ -91,12 +95,15 @@ class Marks:
 
 
 class Retain:
-    """The rule at work for one stream.  `keep` seconds; `cap` bytes, 0 for none.  Raises Newer for its file."""
+    """The rule at work for one stream.  `keep` seconds; `cap` bytes, 0 for none.  Raises Newer for its file.
 
-    def __init__(self, directory: Path, keep: float, cap: int, clock: Callable[[], float]) -> None:
+    Without `directory` nothing of it outlives the process.
+    """
+
+    def __init__(self, directory: Path | None, keep: float, cap: int, clock: Callable[[], float]) -> None:
         self.keep, self.cap = keep, cap
-        self._path, self._clock = directory / FILE, clock
-        self._marks, self._trimmed = _load(self._path)
+        self._path, self._clock = directory / FILE if directory else None, clock
+        self._marks, self._trimmed = _load(self._path) if self._path else (Marks(), 0)
         self._sent = 0
         self._saved = 0.0
         self._kept = self._marks.end, self._trimmed
@@ -125,22 +132,27 @@ class Retain:
     async def trim(self, shipper: Shipper, now: float) -> None:
         """Let go of what the rule lets go.  After an epoch was sealed or a word was heard."""
         self._note(shipper)
-        applied, names, out = [], list[str](), list[str]()
-        for replica in shipper.state.peers:
-            peer = shipper.peers.get(replica)
-            # Of whom nothing is known yet, since our start or at all, needs whatever there still is.
-            position = (peer.applied.offset if peer is not None else 0) or self._trimmed
-            name = replica.hex()[:8]
-            applied.append(min(position, shipper.state.offset))
-            names.append(name)
-            if name in self.dropped and position <= self._trimmed:
-                out.append(name)
-        upto = min(applied, default=shipper.state.offset)
+        end = shipper.state.offset
+        applied = {replica: min(self._position(shipper, replica), end) for replica in shipper.state.peers}
+        upto = min(applied.values(), default=end)
         if self.keep:
             upto = min(upto, self._marks.older_than(self._clock() - self.keep))
-        least = self._marks.within(self.cap) if self.cap else 0
-        self._drop([name for name, offset in zip(names, applied, strict=True) if offset < least or name in out])
-        await self._let_go(shipper, max(upto, min(least, shipper.state.offset)), now)
+        least = min(self._marks.within(self.cap), end) if self.cap else 0
+        passed = {replica.hex()[:8] for replica, offset in applied.items() if offset < least}
+        if passed and least > self._trimmed:
+            upto = max(least, self._step([offset for offset in applied.values() if offset >= least], end))
+        out = {replica.hex()[:8] for replica, offset in applied.items() if offset <= self._trimmed} & {*self.dropped}
+        gone = await self._let_go(shipper, max(upto, least), now)
+        self._drop(sorted(out | passed if gone else out))
+
+    def _position(self, shipper: Shipper, replica: bytes) -> int:
+        """Behind what it has applied.  Who has said nothing, since our start or at all, needs what there still is."""
+        peer = shipper.peers.get(replica)
+        return (peer.applied.offset if peer is not None else 0) or self._trimmed
+
+    def _step(self, spared: list[int], end: int) -> int:
+        """Up to where is let go of for the cap's sake: of those who are within it, only what they have applied."""
+        return min([self._marks.within(self.cap - self.cap // STEP), end, *spared])
 
     def _drop(self, names: list[str]) -> None:
         if tuple(names) != self.dropped:
@@ -148,14 +160,15 @@ class Retain:
             if names:
                 log.warning("%s", self.warning)
 
-    async def _let_go(self, shipper: Shipper, upto: int, now: float) -> None:
-        if upto > self._trimmed:
-            await shipper.trim_to(upto)
+    async def _let_go(self, shipper: Shipper, upto: int, now: float) -> bool:
+        gone = upto > self._trimmed and await lease.let_go(shipper, upto, events.Why.CAP, self.size, self.cap)
+        if gone:
             self._trimmed = upto
             self._marks.trimmed(upto)
-        if now - self._saved > 5.0 and self._kept != (self._marks.end, self._trimmed):
+        if self._path and now - self._saved > 5.0 and self._kept != (self._marks.end, self._trimmed):
             self._saved, self._kept = now, (self._marks.end, self._trimmed)
             _save(self._path, self._marks, self._trimmed)
+        return gone
 
     def _note(self, shipper: Shipper) -> None:
         """Bytes behind the last seal count once they are sealed, too."""

@@ -71,7 +71,8 @@ class Shipper:
         self._first = True
         "No epoch was sealed since the last `Started`."
         self._request = 0
-        self._trimmed = 0
+        self.trimmed = 0
+        "Records before this offset are gone."
 
     @property
     def state(self) -> SourceState:
@@ -371,20 +372,18 @@ class Shipper:
         answered = self.ear.waited_for()
         return bool(answered) and all((peer.applied.epoch, peer.applied.chain) == here for peer in answered)
 
-    async def trim(self) -> None:
-        """Let go of the records that every replica of this attempt has applied: trimming has one owner, the producer.
-
-        It cuts behind a seal.  A replica that did not answer holds nothing: it comes back by a resync, not by history.
-        """
-        applied = [peer.applied.offset for peer in self.ear.waited_for()]
-        if applied:
-            await self.trim_to(min([self.state.offset, *applied]))
+    async def say(self, word: events.Lapsed) -> bool:
+        """Say it durably, between two epochs.  False, and nothing was said, while one is open."""
+        await self._settle_commit()
+        if not self.post.between:
+            return False
+        await self.post.say(self._address(), word)
+        return True
 
     async def trim_to(self, offset: int) -> None:
-        """Let go of the records before `offset`, which is behind a seal.  Whose they were comes back by a resync."""
-        if offset > self._trimmed:
-            await self._log.trim(offset)
-            self._trimmed = offset
+        """Let go of the records before `offset`, which is behind a seal.  To be called by producers/lease.py only."""
+        await self._log.trim(offset)
+        self.trimmed = offset
 
     async def close(self) -> None:
         """Let what is under way end; what becomes of it is found in the log.  Stores and bus stay their owner's.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import enum
 from dataclasses import dataclass
 
 from schemas.identity import NO_NONCE, Chain, Cut, Volume
@@ -85,4 +86,44 @@ class Seal:
     instant: int
 
 
-Event = Started | Asked | Open | Written | Zeroed | Seal
+class Why(enum.StrEnum):
+    """Why records are let go of that a registered replica has not applied."""
+
+    CAP = "cap"
+    SILENCE = "silence"
+
+
+@dataclass(frozen=True, slots=True)
+class Behind:
+    """A replica that is behind: the last epoch that it said it has applied, and the bus offset behind that one's seal.
+
+    Both are 0 where it has said nothing since its producer began.
+    """
+
+    replica: bytes
+    epoch: int
+    offset: int
+
+
+@dataclass(frozen=True, slots=True)
+class Lapsed:
+    """The lease of these replicas has ended: records that they have not applied are about to be let go of.
+
+    Said durably before that is done, and only between epochs.  It belongs to no epoch and changes no state: every
+    reader passes over it.  A replica that it names, and that is still there, is healed by comparing digests.
+    """
+
+    why: Why
+    "cap: the log reached the most that is kept for a replica; silence: it did not answer, and no history is kept."
+    offset: int
+    "Records below this bus offset are let go of."
+    held: int
+    "About how many bytes the log held when this was said; 0 where they are not counted."
+    cap: int
+    "The most bytes that are kept for a replica that is behind; 0 where there is no such bound."
+    instant: int
+    "The source's clock, in nanoseconds since 1970: for people, never for order."
+    replicas: tuple[Behind, ...]
+
+
+Event = Started | Asked | Open | Written | Zeroed | Seal | Lapsed

@@ -58,6 +58,7 @@ KINDS: dict[int, type] = {
     4: events.Written,
     5: events.Zeroed,
     6: events.Seal,
+    7: events.Lapsed,
     64: receipts.Answered,
     65: receipts.Nodes,
     66: receipts.Progress,

@@ -1,11 +1,12 @@
-"""`vmferry epochs`: the epochs that a replica keeps: those that it can be rewound to."""
+"""`vmferry epochs`: the epochs that a replica can be rewound to, and what its source let go of unapplied."""
 
 from __future__ import annotations
 
+import asyncio
 from typing import Any
 
 from engine import errors, places, units
-from engine.cli import kept
+from engine.cli import kept, lapses
 from engine.registry import Replica, Stream
 from engine.store import peek
 
@@ -28,7 +29,8 @@ def said(where: places.Places, stream: Stream, replica: Replica, limit: int) -> 
     return {
         "event": "end", "ok": True, "stream": stream.stream, "label": stream.label, "target": replica.disks[0].path,
         "held": replica.held or state.held, "position": kept.position(state.position), "kept": len(epochs),
-        "epochs": epochs[-limit:] if limit else epochs,
+        "epochs": epochs[-limit:] if limit else epochs, "replica": replica.replica,
+        **lapses.said(asyncio.run(lapses.of(replica, stream.identity))),
     }  # fmt: skip
 
 
@@ -43,7 +45,8 @@ def lines(said: dict[str, Any]) -> list[str]:
         found.append("no state of the source has been reached yet that it could be rewound to")
     if not said["position"]["usable"]:
         found.append(f"now at {kept.at_epoch(said['position'])}")
-    return found + ([f"held: {said['held']}"] if said["held"] else [])
+    found += [f"held: {said['held']}"] if said["held"] else []
+    return found + lapses.lines(said, said["replica"])
 
 
 def _line(one: dict[str, Any]) -> str:

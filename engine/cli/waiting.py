@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 
 from engine import envelope, errors, ports, registry
@@ -38,24 +39,40 @@ class Waiting:
 async def behind(record: registry.Replica, stream: bytes, offset: int) -> Waiting:
     """What waits behind `offset` on the bus of a replica.  Raises nothing that ends a look: it is told in `away`."""
     found = Waiting()
+
+    async def at(log: ports.Log, begin: int, end: int) -> None:
+        found.begin, found.end = begin, end
+        await _count(log, stream, max(offset, begin), found)
+
+    found.away, late = await look(record, stream, at)
+    found.more |= late
+    return found
+
+
+async def look(
+    record: registry.Replica, stream: bytes, at: Callable[[ports.Log, int, int], Awaitable[None]]
+) -> tuple[str, bool]:
+    """Have `at` look at the stream's log, which it gets with its ends, on the bus of a replica, within some seconds.
+
+    Gives why it could not, or nothing, and whether its time ran out.
+    """
     url, topic = record.bus, topics.stream(stream, record.prefix)
+    there = False
     try:
         async with asyncio.timeout(_SECONDS), contextlib.AsyncExitStack() as stack:
             bus: ports.Bus = await reach(record)
             stack.push_async_callback(bus.close)
             if not await bus.exists(topic):
-                found.away = f"{url} has no log of this stream"
-                return found
+                return f"{url} has no log of this stream", False
             log = await bus.open(topic)
-            found.begin, found.end = await log.ends()
-            await _count(log, stream, max(offset, found.begin), found)
+            begin, end = await log.ends()
+            there = True
+            await at(log, begin, end)
     except TimeoutError:
-        if not found.end:
-            found.away = f"{url} did not answer within {_SECONDS:.0f} s"
-        found.more = True
+        return "" if there else f"{url} did not answer within {_SECONDS:.0f} s", True
     except errors.FerryError as why:
-        found.away = str(why)
-    return found
+        return str(why), False
+    return "", False
 
 
 async def _count(log: ports.Log, stream: bytes, offset: int, found: Waiting) -> None:
@@ -78,7 +95,7 @@ def _take(record: bytes, stream: bytes, found: Waiting) -> None:
         # Whoever applies it refuses it aloud; here it is only looked at.
         logging.getLogger("vmferry.status").info("a record cannot be read: %s", why)
         return
-    if frame.stream != stream or isinstance(event, events.Started | events.Asked):
+    if frame.stream != stream or isinstance(event, events.Started | events.Asked | events.Lapsed):
         return
     found.open_size += len(record)
     if isinstance(event, events.Seal):

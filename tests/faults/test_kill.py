@@ -29,12 +29,13 @@ def dies(*_arguments, **_words):
 """
 
 _KEEPS_THE_LOG = """
-from producers import ship
+from producers import lease
 
 async def trim(_shipper):
     pass
 
-ship.Shipper.trim = trim
+assert lease.trim_applied
+lease.trim_applied = trim
 """
 
 

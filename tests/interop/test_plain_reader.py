@@ -30,6 +30,7 @@ class Source:
         self.number = 0
         self.attempt = Attempt(0)
         self.said: list[bytes] = []
+        self.talks = False
         self.start()
 
     def start(self, counter: int | None = None) -> None:
@@ -84,6 +85,8 @@ class Source:
                 self.write(writer, at, start, data)
             else:
                 self.change(writer, events.Zeroed(at, start, len(data)))
+            if self.talks and self.chance.random() < 0.3:
+                self.lapse()  # no producer says it within an epoch, and no reader minds
         self.seal(writer)
 
     def die_in_the_middle(self) -> None:
@@ -100,6 +103,12 @@ class Source:
         self.write(writer, 0, 0, b"from a zombie" * 100)
         self.seal(writer)
         self.attempt, self.chain, self.number = mine, chain, number
+
+    def lapse(self) -> None:
+        """A word of what is let go of, by this attempt or by one that was overtaken."""
+        attempt = self.chance.choice((self.attempt, Attempt(self.attempt.counter - 1, b"a zombie")))
+        behind = (events.Behind(bytes(16), 0, 0),)
+        self.say(Address(1, attempt, 0, 0), events.Lapsed(events.Why.CAP, 7, 9, 8, 0, behind))
 
 
 def delivered_twice(said: list[bytes], chance: random.Random) -> list[bytes]:
@@ -127,8 +136,11 @@ def images(folder: Path) -> list[bytes]:
 @pytest.mark.parametrize("seed", range(8))
 def test_a_plain_reader_makes_the_disks_of_the_source(seed: int, tmp_path: Path) -> None:
     source = Source(seed)
+    source.talks = True
     source.baseline()
-    acts: list[Callable[[], None]] = [source.delta, source.die_in_the_middle, source.zombie, source.start]
+    acts: list[Callable[[], None]] = [
+        *(source.delta, source.die_in_the_middle, source.zombie, source.start, source.lapse),
+    ]
     for _ in range(12):
         source.chance.choice(acts)()
         source.delta()

@@ -13,7 +13,7 @@ from consumers.block import Target
 from consumers.reader import Reader
 from consumers.replay import Replay
 from engine import envelope
-from engine.bus.memory import MemoryBus, Topic
+from engine.bus.memory import Gate, MemoryBus, Topic, open_gate
 from engine.device.memory import MemoryDevice
 from engine.store import replicas
 from engine.store.blockmap import BlockMap, MapFiles, VolumeMap
@@ -87,9 +87,9 @@ class Pair:
 
     # -- both sides ----------------------------------------------------------------------------------------------
 
-    async def shipper(self, producer: Producer | None = None) -> ship.Shipper:
-        """A producer's process, not started yet."""
-        of, bus = producer or self.producer, MemoryBus(self.topics)
+    async def shipper(self, producer: Producer | None = None, gate: Gate = open_gate) -> ship.Shipper:
+        """A producer's process, not started yet; its bus is behind `gate`."""
+        of, bus = producer or self.producer, MemoryBus(self.topics, gate)
         topic, answers = await bus.open("stream", True), await bus.open("receipts")
         return ship.Shipper(self.source, topic, answers, of.store, Stage(of.file("stage")), of.maps, self.settings)
 

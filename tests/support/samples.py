@@ -21,6 +21,7 @@ _POSITION = receipts.Position(
     2, ATTEMPT, 9, _NEXT, _VOLUMES, _ROOTS, Cut.FILESYSTEM, 0, complete=True, instant=_INSTANT, offset=123
 )
 _REFUSED = SealId(2, ATTEMPT, 10)
+_BEHIND = (events.Behind(REPLICA, 9, 100), events.Behind(b"r" * 16, 0, 0))
 
 EVENTS: dict[str, events.Event] = {
     "started": events.Started("web-1", _CHAIN),
@@ -29,6 +30,7 @@ EVENTS: dict[str, events.Event] = {
     "written": events.Written(0, 65536 - 3, b"\xb1" * 32 + b"\xb2" * 32, b"six by"),
     "zeroed": events.Zeroed(1, 4096, 8249),
     "seal": events.Seal(3, _NEXT, Cut.CRASH, 0, _ROOTS, _INSTANT),
+    "lapsed": events.Lapsed(events.Why.CAP, 120, 3 << 30, 2 << 30, _INSTANT, _BEHIND),
 }
 
 RECEIPTS: dict[str, receipts.Receipt] = {
@@ -56,7 +58,7 @@ def address(name: str) -> Address:
     if name in CONTROL:
         return Address(0, Attempt(0), 0, 0)
     seqs = {"started": 0, "asked": 1, "open": 0, "written": 1, "zeroed": 2, "seal": 3}
-    epoch = 0 if name in ("started", "asked") else 9
+    epoch = 0 if name in ("started", "asked", "lapsed") else 9
     return Address(2, ATTEMPT, epoch, seqs.get(name, 0))
 
 

@@ -8,13 +8,13 @@ from dataclasses import replace
 from typing import Any
 from unittest import mock
 
-from producers import handshake
+from producers import handshake, lease
 from producers.ledger import Ledger
 from producers.pace import Window
 from producers.post import Settings
 from producers.scan import Scan, Zeros
 from producers.ship import Shipper
-from schemas import receipts
+from schemas import events, receipts
 from tests.support.sim.planting import bug, put
 
 # -- the source --------------------------------------------------------------------------------------------------------
@@ -149,3 +149,22 @@ def edge_of_another_size_not_doubted(stack: ExitStack) -> None:
             await real(self, index, known, claim)
 
     put(stack, handshake.Comparison, "_volume", volume)
+
+
+@bug(cap=1500, outrun=0.8, replicas=2)
+def let_go_of_without_a_word(stack: ExitStack) -> None:
+    async def say(self: Shipper, word: events.Lapsed) -> bool:
+        return True
+
+    put(stack, Shipper, "say", say)
+
+
+@bug(cap=1500, outrun=0.8, replicas=2)
+def said_after_it_was_let_go_of(stack: ExitStack) -> None:
+    async def let_go(shipper: Shipper, offset: int, why: events.Why, held: int = 0, cap: int = 0) -> bool:
+        behind = lease.lagging(shipper, offset)
+        await shipper.trim_to(offset)
+        await shipper.say(events.Lapsed(why, offset, held, cap, 0, behind))
+        return True
+
+    put(stack, lease, "let_go", let_go)

@@ -8,8 +8,8 @@ from dataclasses import dataclass, field
 from engine import envelope
 from engine.store.replicas import Outgoing, Update
 from schemas import errors, events, wire
-from schemas.identity import SealId, Volume
-from schemas.receipts import Applied, Position
+from schemas.identity import Address, Attempt, SealId, Volume
+from schemas.receipts import Answered, Applied, Position
 
 
 class Violation(AssertionError):
@@ -70,6 +70,11 @@ class Oracle:
         self.acknowledged: dict[bytes, Position] = {}
         self.applied = 0
         self.rewound: dict[bytes, set[SealId]] = {}
+        self.furthest: dict[bytes, int] = {}
+        "The highest offset that a replica ever said it has applied all before."
+        self.lapsed: list[events.Lapsed] = []
+        self._open: set[tuple[int, Attempt]] = set()
+        "Writers that have opened an epoch and not sealed it."
 
     def said(self, record: bytes) -> None:
         """A record became durable on the stream's topic or on that of the receipts."""
@@ -79,14 +84,37 @@ class Oracle:
             return
         if frame.kind >= wire.FIRST_RECEIPT:
             sender, receipt = wire.receipt(frame.kind, envelope.body(frame))
+            if isinstance(receipt, Applied | Answered):
+                self.furthest[sender.replica] = max(self.furthest.get(sender.replica, 0), receipt.position.offset)
             if isinstance(receipt, Applied):
                 self._acknowledge(sender.replica, receipt.position)
             return
         event = wire.event(frame.kind, envelope.body(frame))
+        self._between(frame.address, event)
         epoch = self.epochs.setdefault(frame.address.seal, {})
         known = epoch.setdefault(frame.address.seq, event)
         if isinstance(event, events.Open | events.Written | events.Zeroed) and known != event:
             raise Violation(f"{frame.address} was said twice with different content")
+
+    def _between(self, address: Address, event: events.Event) -> None:
+        """Words of what is let go of stand between the epochs of their writer."""
+        writer = address.generation, address.attempt
+        if isinstance(event, events.Open):
+            self._open.add(writer)
+        elif isinstance(event, events.Seal):
+            self._open.discard(writer)
+        elif isinstance(event, events.Lapsed):
+            self.lapsed.append(event)
+            if writer in self._open:
+                raise Violation(f"{event} was said within an epoch of attempt {address.attempt}")
+
+    def trims(self, offset: int, registered: Iterable[bytes]) -> None:
+        """A producer lets go of the records before `offset`; for these replicas it keeps what they need, or says so."""
+        for replica in registered:
+            named = (word for word in self.lapsed if word.offset >= offset)
+            known = any(one.replica == replica for word in named for one in word.replicas)
+            if self.furthest.get(replica, 0) < offset and not known:
+                raise Violation(f"what replica {replica!r} has not applied before {offset} goes without a word")
 
     def _acknowledge(self, replica: bytes, position: Position) -> None:
         self.applied += 1

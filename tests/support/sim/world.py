@@ -27,7 +27,9 @@ from engine.store.memory import MemoryFile
 from engine.store.sources import MemorySourceStore, SourceState
 from engine.store.stage import Stage
 from engine.store.undo import UndoLog
+from producers import lease
 from producers.post import Settings as ShipSettings
+from producers.retain import Retain
 from producers.ship import Shipper
 from schemas.identity import Volume
 from schemas.receipts import Position
@@ -35,6 +37,7 @@ from tests.support.sim.guest import BLOCK, SECTOR, Guest, GuestSource
 from tests.support.sim.oracle import Oracle, Violation
 from tests.support.sim.plan import Plan
 from tests.support.sim.process import Crash, Faults, Process, SimDevice, SimFile, SimReplicaStore, SimSourceStore
+from tests.support.sim.topic import SimLog, WatchedTopic
 
 STREAM = b"sim-stream-00001"
 
@@ -55,22 +58,6 @@ class ReplicaDisk:
     devices: list[MemoryDevice]
     files: dict[str, MemoryFile] = field(default_factory=dict)
     store: replicas.MemoryReplicaStore = field(default_factory=replicas.MemoryReplicaStore)
-
-
-class WatchedTopic(Topic):
-    """A topic that tells the oracle what it holds, and says some things twice."""
-
-    def __init__(self, world: World) -> None:
-        super().__init__()
-        self._world = world
-
-    def add(self, records: Any) -> None:
-        records = list(records)
-        if records and self._world.chance.random() < self._world.duplicating:
-            records += records[-self._world.chance.randrange(1, len(records) + 1) :]
-        super().add(records)
-        for record in records:
-            self._world.oracle.said(record)
 
 
 class Runner:
@@ -113,7 +100,9 @@ class World:
         self.oracle = Oracle()
         self.duplicating = self.plan.duplicates
         self.guest = Guest(self.plan, self.chance)
-        self.topics: dict[str, Topic] = {"stream": WatchedTopic(self), "receipts": WatchedTopic(self)}
+        self.topics: dict[str, Topic] = {
+            name: WatchedTopic(self.oracle, self.chance, lambda: self.duplicating) for name in ("stream", "receipts")
+        }
         self.source = SourceDisk()
         self.source.store.commit(SourceState(STREAM, "sim", self.chance.getrandbits(60)))
         self.backup: SourceDisk | None = None
@@ -173,8 +162,10 @@ class World:
         )  # fmt: skip
 
     async def produce(self, disk: SourceDisk, process: Process) -> None:
-        bus = self._bus(process)
-        shipper = self.shipper(disk, process, await bus.open("stream", True), await bus.open("receipts"))
+        bus, clock = self._bus(process), asyncio.get_running_loop().time
+        log = SimLog(await bus.open("stream", True), lambda upto: self.oracle.trims(upto, disk.store.load().peers))
+        shipper = self.shipper(disk, process, log, await bus.open("receipts"))
+        retain = Retain(None, 0.0, self.plan.cap, clock)
         await shipper.start()
         while True:
             # One cut in ten is a heartbeat: sealed though nothing changed.
@@ -184,7 +175,9 @@ class World:
             elif not await shipper.drain(6.0):
                 await shipper.nudge()
             elif process.chance.random() < 0.3:
-                await shipper.trim()
+                await lease.trim_applied(shipper)
+            if self.plan.cap and not self.calm:
+                await retain.trim(shipper, clock())
             await asyncio.sleep(process.chance.random())
 
     async def replay(self, disk: ReplicaDisk, process: Process) -> Replay:

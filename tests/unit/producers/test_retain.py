@@ -3,23 +3,24 @@
 from __future__ import annotations
 
 import logging
+import time
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
 from engine import errors
 from engine.store.sources import SourceState
 from producers.pace import Peer
-from producers.retain import FILE, Mark, Marks, Retain
+from producers.retain import FILE, Retain
 from producers.ship import Shipper
+from schemas import events
+from schemas.identity import Attempt
 from schemas.receipts import Position
 
-A, B, FOREIGN = b"a" * 16, b"b" * 16, b"f" * 16
+A, B, C, FOREIGN = b"a" * 16, b"b" * 16, b"c" * 16, b"f" * 16
 BLOCK = 64
 
 
@@ -31,20 +32,33 @@ class Fake:
     sent: int = 0
     peers: dict[bytes, Peer] = field(default_factory=dict)
     trims: list[int] = field(default_factory=list)
+    words: list[events.Lapsed] = field(default_factory=list)
+    done: list[str] = field(default_factory=list)
+    trimmed: int = 0
+    between: bool = True
+    fenced: Attempt | None = None
     answering: tuple[bytes, ...] = ()
     unsure: int = 0
 
     @property
     def ear(self) -> Any:
-        return SimpleNamespace(waited_for=lambda: [Peer(one) for one in self.answering])
+        return SimpleNamespace(waited_for=lambda: [Peer(one) for one in self.answering], fenced=self.fenced)
 
     @property
     def map(self) -> Any:
         volume = SimpleNamespace(unsure=SimpleNamespace(count=self.unsure), volume=SimpleNamespace(block_size=BLOCK))
         return SimpleNamespace(volumes=[volume])
 
+    async def say(self, word: events.Lapsed) -> bool:
+        if self.between:
+            self.words.append(word)
+            self.done.append("say")
+        return self.between
+
     async def trim_to(self, offset: int) -> None:
         self.trims.append(offset)
+        self.done.append("trim")
+        self.trimmed = offset
 
 
 class Bench:
@@ -58,14 +72,17 @@ class Bench:
         self.retain = self.again()
 
     def again(self) -> Retain:
+        """Another process."""
         self.retain = Retain(self.folder, self.keep, self.cap, lambda: self.now)
+        self.fake.trimmed, self.fake.peers, self.fake.sent = 0, {}, 0
         return self.retain
 
     def register(self, *replicas: bytes) -> None:
         self.fake.state = replace(self.fake.state, peers=replicas)
 
     def applied(self, replica: bytes, offset: int) -> None:
-        self.fake.peers[replica] = Peer(replica, applied=replace(Position(), offset=offset))
+        """It has applied the epochs up to `offset`, whose numbers are the offsets behind them."""
+        self.fake.peers[replica] = Peer(replica, applied=replace(Position(), epoch=offset, offset=offset))
 
     async def trim(self) -> int:
         """Up to where it let go, in all."""
@@ -81,75 +98,6 @@ class Bench:
 
     def refuse(self, data: int) -> None:
         self.retain.refuse(cast(Shipper, self.fake), data)
-
-
-# -- marks ---------------------------------------------------------------------------------------------------------
-
-
-def marks(*found: tuple[int, int, float]) -> Marks:
-    made = Marks()
-    for one in found:
-        made.add(*one)
-    return made
-
-
-@given(st.lists(st.tuples(st.integers(0, 500), st.floats(0, 3), st.booleans()), max_size=60))
-def test_no_byte_is_lost_from_the_count_however_close_or_backwards_in_time_they_were_sent(
-    steps: list[tuple[int, float, bool]],
-) -> None:
-    made, at, total = Marks(), 100.0, 0
-    for offset, (size, step, back) in enumerate(steps, 1):
-        at += -step * 1000 if back else step
-        made.add(offset, size, at)
-        total += size
-    assert made.sent == made.between(0, 1 << 62) == total
-
-
-def test_an_offset_that_was_seen_is_not_counted_again() -> None:
-    assert marks((5, 100, 0), (5, 100, 9), (4, 100, 18)).marks == marks((5, 100, 0)).marks
-
-
-def test_marks_of_one_second_are_one_mark_and_later_ones_are_not() -> None:
-    made = marks(*((offset, 10, offset / 10) for offset in range(1, 101)))
-    assert 10 <= len(made.marks) <= 21
-    assert made.marks[-1] == Mark(100, 1000, 10.0)
-
-
-def test_a_clock_that_was_set_back_does_not_melt_what_follows_into_one_mark() -> None:
-    made = marks((1, 10, 5000), (2, 10, 5010), *((offset, 10, offset * 10.0) for offset in range(3, 10)))
-    assert len(made.marks) == 9
-
-
-def test_marks_are_bounded_and_what_they_count_stays_right() -> None:
-    made = marks(*((offset, 10, offset * 2.0) for offset in range(1, 10_001)))
-    assert len(made.marks) <= 4096
-    assert made.sent == 100_000
-    assert made.between(1, 1 << 62) == 100_000 - 10
-    assert abs(made.between(5000, 1 << 62) - 50_000) < 200
-
-
-def test_between_counts_what_was_sent_behind_the_lower_and_up_to_the_upper_offset() -> None:
-    made = marks((10, 100, 0), (20, 200, 10), (30, 400, 20))
-    assert [made.between(*one) for one in ((0, 30), (10, 30), (20, 99), (10, 20), (30, 10))] == [700, 600, 400, 200, 0]
-
-
-def test_trimming_forgets_marks_and_not_the_sum() -> None:
-    made = marks((10, 100, 0), (20, 200, 10), (30, 400, 20))
-    made.trimmed(29)
-    assert [one.offset for one in made.marks] == [20, 30]
-    assert made.between(20, 30) == 400
-    made.trimmed(1000)
-    assert made.sent == 700
-
-
-def test_older_than_gives_what_lies_behind_the_last_that_is_old() -> None:
-    made = marks((10, 100, 0), (20, 200, 10), (30, 400, 20))
-    assert [made.older_than(at) for at in (-1, 0, 9.9, 10, 99)] == [0, 10, 10, 20, 30]
-
-
-def test_within_never_leaves_more_than_the_cap_and_lets_nothing_go_below_it() -> None:
-    made = marks((10, 100, 0), (20, 200, 10), (30, 400, 20))
-    assert [made.within(cap) for cap in (0, 399, 400, 599, 600, 699, 700, 9999)] == [30, 30, 20, 20, 10, 10, 0, 0]
 
 
 # -- whom it waits for ---------------------------------------------------------------------------------------------
@@ -245,6 +193,87 @@ async def test_a_silent_one_that_was_dropped_stays_dropped_until_it_speaks(tmp_p
         assert bench.retain.dropped == (A.hex()[:8],)
 
 
+async def test_who_is_passed_is_said_first_with_what_it_has_and_figures(tmp_path: Path) -> None:
+    bench = Bench(tmp_path, A, B, cap=500)
+    bench.register(A, B, C)
+    bench.applied(A, 3)
+    for epoch in range(1, 10):
+        bench.applied(B, epoch)
+        await bench.epochs(1)
+        if epoch == 3:
+            bench.applied(C, 1)
+    first, word = bench.fake.words
+    assert bench.fake.done == ["trim", "say", "trim", "say", "trim"]
+    assert (first.offset, first.held, first.replicas) == (3, 600, (events.Behind(C, 1, 1),))
+    assert (word.why, word.offset, word.held, word.cap) == (events.Why.CAP, 5, 600, 500)
+    assert word.replicas == (events.Behind(A, 3, 3), events.Behind(C, 1, 1))
+    assert bench.fake.trims == [1, 3, 5]
+    assert abs(word.instant / 1e9 - time.time()) < 600
+
+
+async def test_what_everyone_has_applied_goes_without_a_word_also_beyond_the_cap(tmp_path: Path) -> None:
+    bench = Bench(tmp_path, A, keep=1e6, cap=500)
+    for epoch in range(1, 13):
+        bench.applied(A, epoch)
+        await bench.epochs(1)
+    assert bench.fake.trims[-1] == 7
+    assert (bench.fake.words, bench.retain.dropped) == ([], ())
+
+
+async def test_there_is_one_word_for_many_epochs_and_each_trim_has_its_word(tmp_path: Path) -> None:
+    bench = Bench(tmp_path, A, cap=16_000)
+    await bench.epochs(400)
+    assert [word.offset for word in bench.fake.words] == bench.fake.trims
+    assert bench.fake.done == ["say", "trim"] * len(bench.fake.words)
+    assert len(bench.fake.words) == (400 - 160) // 20, "an eighth of the cap goes at once"
+    assert 14_000 <= bench.retain.size <= 16_000
+
+
+async def test_the_eighth_that_goes_besides_takes_nothing_of_one_who_is_within_the_cap(tmp_path: Path) -> None:
+    bench = Bench(tmp_path, A, B, cap=1600)
+    bench.applied(B, 2)
+    await bench.epochs(17)
+    (word,) = bench.fake.words
+    assert bench.fake.trims == [word.offset] == [2], "an eighth would be 3, and B has applied 2"
+    assert [one.replica for one in word.replicas] == [A]
+    assert bench.retain.dropped == (A.hex()[:8],)
+
+
+async def test_while_an_epoch_is_open_nothing_is_said_nobody_is_dropped_and_nothing_goes(tmp_path: Path) -> None:
+    bench = Bench(tmp_path, A, cap=300)
+    bench.fake.between = False
+    await bench.epochs(5)
+    assert (bench.fake.done, bench.retain.dropped) == ([], ())
+    bench.fake.between = True
+    await bench.trim()
+    assert bench.fake.done == ["say", "trim"]
+    assert bench.retain.dropped == (A.hex()[:8],)
+
+
+async def test_one_that_was_overtaken_says_nothing_and_lets_nothing_go(tmp_path: Path) -> None:
+    bench = Bench(tmp_path, A, B, cap=300)
+    bench.fake.fenced = Attempt(9)
+    bench.applied(A, 9)
+    bench.applied(B, 9)
+    await bench.epochs(5)
+    bench.register(A, FOREIGN)
+    await bench.epochs(5)
+    assert bench.fake.done == []
+
+
+async def test_a_process_that_died_before_it_remembered_says_it_once_more(tmp_path: Path) -> None:
+    bench = Bench(tmp_path, A, cap=500)
+    await bench.epochs(6)
+    assert bench.fake.trims == [2]
+    (tmp_path / FILE).write_text('{"version": 1, "trimmed": 0, "marks": [[1, 100, 0], [6, 600, 50]]}')
+    bench.again()
+    for _ in range(3):
+        await bench.trim()
+    first, again = bench.fake.words
+    assert (first.offset, again.offset) == (2, 6)
+    assert again.replicas == (events.Behind(A, 0, 0),), "nothing is known of it since the producer began"
+
+
 async def test_bytes_that_are_sent_before_their_seal_count_with_it(tmp_path: Path) -> None:
     bench = Bench(tmp_path, A)
     bench.fake.sent = 1000
@@ -288,7 +317,6 @@ async def test_a_restart_goes_on_counting_and_accuses_nobody(tmp_path: Path) -> 
         bench.applied(A, epoch - 1)
         await bench.epochs(1)
     size = bench.retain.size
-    bench.fake.peers, bench.fake.sent = {}, 0
     retain = bench.again()
     assert retain.size == size == 100
     await bench.trim()
