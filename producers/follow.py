@@ -10,6 +10,7 @@ from collections.abc import Callable
 from engine import errors
 from engine.daemon.age import Age
 from engine.daemon.job import Job
+from producers import lease
 from producers.retain import Retain
 from producers.site import Site
 from schemas.identity import Attempt, Cut
@@ -36,6 +37,10 @@ class Follow:
         self._looked = -UNSEEN
         self._asked = 0.0
         self._ages: dict[bytes, Age] = {}
+        lease.while_shipping(site.shipper, self._trim)
+
+    async def _trim(self) -> None:
+        await self.retain.trim(self._shipper, asyncio.get_running_loop().time())
 
     async def run(self) -> None:
         """Until the job is to stop.  Raises what `ship` does; then open the site anew."""
@@ -56,7 +61,7 @@ class Follow:
                 await self._pass()
             self._let_leave()
             await self._ask_if_silent()
-            await self.retain.trim(self._shipper, loop.time())
+            await self._trim()
             await self._job.nap(_NAP, self._shipper.hear(self._pause()))
 
     def _let_leave(self) -> None:

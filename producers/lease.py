@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import time
+from collections.abc import Awaitable, Callable
 
 from producers.pace import Peer
 from producers.ship import Shipper
 from schemas import events
 
 log = logging.getLogger("vmferry.ship")
+EVERY = 1.0
+"""Seconds between two looks at what can go, while a pass is under way."""
 
 
 async def let_go(shipper: Shipper, offset: int, why: events.Why, held: int = 0, cap: int = 0) -> bool:
@@ -40,7 +44,8 @@ async def let_go(shipper: Shipper, offset: int, why: events.Why, held: int = 0, 
 def lagging(shipper: Shipper, offset: int) -> tuple[events.Behind, ...]:
     """The registered replicas that have not said that they applied all that lies before `offset`."""
     peers = (shipper.peers.get(replica) or Peer(replica) for replica in shipper.state.peers)
-    found = (events.Behind(one.replica, one.applied.epoch, one.applied.offset) for one in peers)
+    attempt = shipper.state.attempt
+    found = (events.Behind(one.replica, one.applied.epoch, one.passed(attempt)) for one in peers)
     return tuple(one for one in found if one.offset < offset)
 
 
@@ -50,6 +55,23 @@ async def trim_applied(shipper: Shipper) -> None:
     It cuts behind a seal.  A replica that did not answer, or whose lease has ended, holds nothing: it comes back by a
     resync, not by history.
     """
-    applied = [peer.applied.offset for peer in shipper.ear.waited_for()]
+    applied = [peer.passed(shipper.state.attempt) for peer in shipper.ear.waited_for()]
     if applied:
         await let_go(shipper, min([shipper.state.offset, *applied]), events.Why.SILENCE)
+
+
+def while_shipping(shipper: Shipper, trim: Callable[[], Awaitable[None]]) -> None:
+    """Have `trim` run between the epochs of a pass, too: a log need not hold all that a long pass sends."""
+    due, begun = 0.0, (shipper.state.attempt, shipper.state.offset)
+
+    async def between() -> None:
+        nonlocal due, begun
+        now, state = asyncio.get_running_loop().time(), shipper.state
+        if state.attempt != begun[0]:
+            begun = state.attempt, state.offset
+        # Until an epoch of this start is on the log, what is known of offsets may be of a log that was lost.
+        if now >= due and state.offset != begun[1]:
+            due = now + EVERY
+            await trim()
+
+    shipper.before_epoch = between

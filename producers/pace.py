@@ -56,6 +56,11 @@ class Peer:
     lapsed: bool = False
     "Its lease has ended: nothing waits for it any more."
 
+    def passed(self, attempt: Attempt) -> int:
+        """The bus offset behind what it has applied of `attempt`; 0: nothing of it.  That of an earlier one says
+        nothing: the log may have been lost since, and begun anew."""
+        return self.applied.offset if self.applied.attempt == attempt else 0
+
 
 class Window:
     """Bytes sent in this attempt that the slowest replica has not read yet."""

@@ -40,6 +40,7 @@ class Passes:
         self._refused = ""
         self._asked = 0.0
         shipper.on_receipt(self._heard)
+        lease.while_shipping(shipper, lambda: lease.trim_applied(shipper))
 
     def _heard(self, replica: bytes, receipt: receipts.Receipt) -> None:
         if replica == self._replica and isinstance(receipt, receipts.Gap | receipts.Diverged):

@@ -148,7 +148,7 @@ class Retain:
     def _position(self, shipper: Shipper, replica: bytes) -> int:
         """Behind what it has applied.  Who has said nothing, since our start or at all, needs what there still is."""
         peer = shipper.peers.get(replica)
-        return (peer.applied.offset if peer is not None else 0) or self._trimmed
+        return (peer.passed(shipper.state.attempt) if peer is not None else 0) or self._trimmed
 
     def _step(self, spared: list[int], end: int) -> int:
         """Up to where is let go of for the cap's sake: of those who are within it, only what they have applied."""
@@ -172,6 +172,8 @@ class Retain:
 
     def _note(self, shipper: Shipper) -> None:
         """Bytes behind the last seal count once they are sealed, too."""
+        if shipper.state.offset < self._marks.end:  # the log was lost, and begun anew
+            self._marks, self._trimmed = Marks(), 0
         if shipper.sent > self._sent and shipper.state.offset > self._marks.end:
             self._marks.add(shipper.state.offset, shipper.sent - self._sent, self._clock())
             self._sent = shipper.sent

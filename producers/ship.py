@@ -9,7 +9,7 @@ import asyncio
 import contextlib
 import logging
 import time
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import AsyncGenerator, Awaitable, Callable
 from dataclasses import replace
 
 from engine import epoch, errors, ports
@@ -70,9 +70,10 @@ class Shipper:
         self._fits: tuple[events.Fit, ...] = ()
         self._first = True
         "No epoch was sealed since the last `Started`."
-        self._request = 0
-        self.trimmed = 0
+        self._request, self.trimmed = 0, 0
         "Records before this offset are gone."
+        self.before_epoch: Callable[[], Awaitable[None]] | None = None
+        "Called before an epoch is opened, while nothing of it is on the bus."
 
     @property
     def state(self) -> SourceState:
@@ -297,6 +298,8 @@ class Shipper:
     async def _open(self) -> Part:
         await self.hear(0)
         self.ear.check()
+        if self.before_epoch is not None:
+            await self.before_epoch()
         number = self.ledger.number()
         writer = epoch.Writer(self.state.generation, self.state.attempt, number, self._volumes, self._fits)
         self._part = Part(writer)
@@ -375,10 +378,9 @@ class Shipper:
     async def say(self, word: events.Lapsed) -> bool:
         """Say it durably, between two epochs.  False, and nothing was said, while one is open."""
         await self._settle_commit()
-        if not self.post.between:
-            return False
-        await self.post.say(self._address(), word)
-        return True
+        if between := self.post.between:
+            await self.post.say(self._address(), word)
+        return between
 
     async def trim_to(self, offset: int) -> None:
         """Let go of the records before `offset`, which is behind a seal.  To be called by producers/lease.py only."""

@@ -278,7 +278,7 @@ def test_a_full_target_is_waited_for_while_following(ferry: Ferry, small: Path, 
     scribble(source, 20 * MEBI, 12 * MEBI)
     process = ferry.begin("replicate", source, target, "--follow", "--every", "300ms")
     with contextlib.suppress(subprocess.TimeoutExpired):
-        process.wait(5)
+        process.wait(10)
     assert process.poll() is None
     (small / "filler").unlink()
     until(lambda: same(source, target))
@@ -293,6 +293,13 @@ def test_a_target_that_cannot_be_written_to_is_said(ferry: Ferry, source: Path, 
     subprocess.run(["mount", "-o", "remount,ro", small], check=True)
     found = ferry.run("replicate", tiny, target)
     assert (found.code, "read-only" in found.err) == (2, True)
+
+
+def test_a_log_need_not_hold_all_that_one_run_sends(ferry: Ferry, tmp_path: Path, target: Path) -> None:
+    """What was applied goes while the rest still comes: the log has segments of 128 MiB, and room for two of them."""
+    large = image(tmp_path / "large.img", 720 * MEBI, {at * MEBI: 90 * MEBI for at in range(0, 720, 90)})
+    assert ferry.replicate(large, target, "--log-quota", "400M")["sent"] > 700 * MEBI
+    assert same(large, target)
 
 
 def test_a_log_that_passes_its_quota_ends_the_run(ferry: Ferry, source: Path, target: Path) -> None:

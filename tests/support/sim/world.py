@@ -166,6 +166,14 @@ class World:
         log = SimLog(await bus.open("stream", True), lambda upto: self.oracle.trims(upto, disk.store.load().peers))
         shipper = self.shipper(disk, process, log, await bus.open("receipts"))
         retain = Retain(None, 0.0, self.plan.cap, clock)
+
+        async def trim() -> None:
+            if self.plan.cap and not self.calm:
+                await retain.trim(shipper, clock())
+            elif process.chance.random() < 0.3:
+                await lease.trim_applied(shipper)
+
+        shipper.before_epoch = trim
         await shipper.start()
         while True:
             # One cut in ten is a heartbeat: sealed though nothing changed.
@@ -174,10 +182,7 @@ class World:
                 pass
             elif not await shipper.drain(6.0):
                 await shipper.nudge()
-            elif process.chance.random() < 0.3:
-                await lease.trim_applied(shipper)
-            if self.plan.cap and not self.calm:
-                await retain.trim(shipper, clock())
+            await trim()
             await asyncio.sleep(process.chance.random())
 
     async def replay(self, disk: ReplicaDisk, process: Process) -> Replay:

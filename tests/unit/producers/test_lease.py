@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 from dataclasses import replace
+from types import SimpleNamespace
+from typing import cast
 
 import pytest
 
@@ -15,6 +18,7 @@ from schemas.events import Behind, Lapsed, Why
 from schemas.identity import Attempt, Cut
 from schemas.receipts import Position
 from tests.support.pair import Pair
+from tests.support.sim.loop import virtual
 
 AWAY, SLOW, WELL = b"replica, it went", b"replica, is slow", b"replica, is well"
 
@@ -55,7 +59,8 @@ class Bench:
         return shipper
 
     def applied(self, shipper: Shipper, replica: bytes, offset: int, answered: bool = True) -> None:
-        shipper.peers[replica] = Peer(replica, applied=Position(epoch=7, offset=offset), answered=answered)
+        position = Position(attempt=shipper.state.attempt, epoch=7, offset=offset)
+        shipper.peers[replica] = Peer(replica, applied=position, answered=answered)
 
     def words(self) -> list[Lapsed]:
         return [event for _, event in self.pair.events() if isinstance(event, Lapsed)]
@@ -133,6 +138,16 @@ async def test_one_whose_lease_has_ended_is_waited_for_no_more_and_said() -> Non
     assert word.replicas == (Behind(SLOW, 7, 3),)
 
 
+async def test_an_offset_of_an_earlier_start_may_be_of_a_lost_log_and_lets_nothing_go() -> None:
+    bench = Bench()
+    shipper = await bench.shipped()
+    old = replace(shipper.peers[SLOW].applied, attempt=Attempt(0), offset=10**6)
+    shipper.peers[SLOW].applied = old
+    await lease.trim_applied(shipper)
+    assert bench.order == []
+    assert lease.lagging(shipper, 2) == (Behind(AWAY, 0, 0), Behind(SLOW, 7, 0))
+
+
 async def test_one_that_was_overtaken_lets_nothing_go() -> None:
     bench = Bench()
     shipper = await bench.shipped()
@@ -162,3 +177,28 @@ async def test_nothing_is_said_within_an_epoch_and_nothing_goes_unsaid(opened: s
     assert await lease.let_go(shipper, state.offset, Why.CAP)
     assert bench.order == ["append", "sync", "synced", "trim"]
     await shipper.close()
+
+
+@virtual
+async def test_while_a_pass_is_under_way_what_can_go_is_looked_for_once_a_second() -> None:
+    state, looks = SimpleNamespace(attempt=1, offset=700), list[float]()
+    shipper = cast(Shipper, SimpleNamespace(before_epoch=None, state=state))
+
+    async def trim() -> None:
+        looks.append(round(asyncio.get_running_loop().time(), 1))
+
+    async def go_on(epochs: int) -> None:
+        assert shipper.before_epoch is not None
+        for _ in range(epochs):
+            await asyncio.sleep(0.4)
+            await shipper.before_epoch()
+
+    lease.while_shipping(shipper, trim)
+    await go_on(5)
+    assert looks == [], "nothing of this start is on the log yet"
+    state.offset = 3
+    await go_on(5)
+    assert looks == [2.4, 3.6]
+    state.attempt = 2
+    await go_on(5)
+    assert looks == [2.4, 3.6], "after a new start neither"
