@@ -72,6 +72,9 @@ class Lease:
     async def delete(self, topic: str) -> None:
         await (await self._shared.bus()).delete(topic)
 
+    async def trouble(self) -> str:
+        return await (await self._shared.bus()).trouble()
+
     async def close(self) -> None:
         while self._logs:
             await self._logs.pop().close()
