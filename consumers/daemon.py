@@ -253,4 +253,11 @@ class TargetDaemon(Daemon):
         seconds = one.age.of(best.epoch, now)
         if seconds is not None:
             return seconds, "its source's own word"
-        return max(0.0, time.time() - best.instant / 1e9), "both sites' clocks: its source was not heard since we began"
+        difference = one.clocks.seconds
+        seconds = time.time() - (difference or 0.0) - best.instant / 1e9
+        by = (
+            "both sites' clocks: its source was not heard since we began"
+            if difference is None
+            else "its source's clock"
+        )
+        return max(0.0, seconds), by

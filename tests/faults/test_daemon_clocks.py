@@ -121,6 +121,24 @@ def test_a_clock_that_jumps_stops_nothing_and_fools_nobody(jumping: Jumping, sid
     assert sites.target.ferry.run("verify", "web").code == 0
 
 
+def test_a_target_that_starts_again_behind_its_source_and_under_another_clock_is_not_fooled(jumping: Jumping) -> None:
+    sites = jumping.sites
+    jumping.clocks["target"].jump(HOUR)
+    jumping.differ(HOUR)
+    assert sites.target.ferry.run("pause", "web").code == 0
+    until(lambda: sites.target.stream()["state"] == "paused")
+    epoch = sites.source.stream()["epoch"]
+    jumping.change()
+    until(lambda: sites.source.stream()["epoch"] > epoch)
+    sites.target.kill()
+    sites.target.start()
+    assert sites.target.stream()["rpo_by"].startswith("both sites' clocks")
+    until(lambda: sites.target.stream()["rpo_by"] == "its source's clock")
+    assert 0 < sites.target.stream()["rpo_seconds"] < 2 * YOUNG
+    assert sites.target.ferry.run("resume", "web").code == 0
+    until(sites.proved())
+
+
 def test_a_source_that_starts_again_under_a_clock_set_back_keeps_no_longer_than_it_should(jumping: Jumping) -> None:
     sites = jumping.sites
     sites.source.stop()
