@@ -16,7 +16,7 @@ from typing import Any
 from consumers import accept, held, site
 from consumers.serve import Replica
 from consumers.tend import Tend
-from engine import errors, places, registry
+from engine import errors, leftover, places, registry
 from engine.daemon import wishes
 from engine.daemon.config import Accept, Config
 from engine.daemon.daemon import Answer, Daemon, Request, lease_of, text
@@ -244,6 +244,8 @@ class TargetDaemon(Daemon):
             "undo_bytes": one.opened.replay.target.undo.used if one.opened else None,
             "undo_quota_bytes": one.options.undo_quota or None,
             "way": held.way(why, one.stream.label) if why else "",
+            "notes": one.opened.notes if one.opened else [],
+            "warning": leftover.words(one.directory, one.record.disks[0].path, one.stream.label),
         }  # fmt: skip
 
     def _rpo(self, one: Replica, best: Any, now: float) -> tuple[float | None, str]:

@@ -88,7 +88,7 @@ def _target(one: Answer) -> list[str]:
     if one["undo_bytes"] is not None:
         quota = f" of {units.shown(one['undo_quota_bytes'])}" if one["undo_quota_bytes"] else ""
         found.append(f"  undo     {units.shown(one['undo_bytes'])}{quota}")
-    return found
+    return found + [f"  note     {note}" for note in one.get("notes", ())]
 
 
 def _clocks(one: Answer) -> str:
