@@ -17,6 +17,8 @@ from engine import errors, linux
 
 VERSION = 1
 _BUSY_SECONDS = 10.0
+_INDEX = 64 << 10
+"""Bytes: twice what SQLite's index takes at first.  It grows with every 16 MiB of WAL, which ours never has."""
 _SIDES = ("", "-wal", "-shm")
 _DAMAGE = {sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_ERROR}
 _HELD = {sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED}
@@ -90,8 +92,19 @@ def open_read_only(path: Path) -> sqlite_utils.Database:
 
 
 def _connect(path: Path, mode: str) -> sqlite3.Connection:
+    if not mode.endswith("immutable=1"):
+        _check_room(path)
     uri = f"{path.absolute().as_uri()}?mode={mode}"
     return sqlite3.connect(uri, uri=True, timeout=_BUSY_SECONDS, isolation_level=None)
+
+
+def _check_room(path: Path) -> None:
+    """SQLite maps an index of 32 KiB beside its WAL, and makes sure of a block of each page.  Where blocks are smaller
+    than pages, the rest of one may find no room when it is touched, which is a SIGBUS for all of us."""
+    found = os.statvfs(path.parent)
+    free = found.f_bavail * found.f_frsize
+    if found.f_frsize < linux.PAGE and free < _INDEX:
+        raise errors.Full(f"{path}: no space left ({free:,} bytes free); free some, then start again")
 
 
 def _check(path: Path) -> None:

@@ -43,8 +43,9 @@ def _waits_for_room(sites: Sites, daemon: Daemon, place: Path, streams: tuple[st
         assert "no space left" in why
         assert "free some" in why
         assert "bug" not in why
-    assert daemon.ferry.run("status", "--check").code in (1, 2)
-    assert f"state    {daemon.stream('web')['state']}" in daemon.ferry.run("status", "web").out
+    # Between two tries it is being opened, and that is no trouble yet.
+    until(lambda: daemon.ferry.run("status", "--check").code in (1, 2))
+    until(lambda: "state    trouble: " in daemon.ferry.run("status", "web").out)
 
 
 def _goes_on(sites: Sites, name: str) -> None:
@@ -85,11 +86,12 @@ def test_a_replica_without_room_waits_at_its_last_epoch_and_the_other_goes_on(tm
         assert sites.source.stream("db")["restarts"] == 0
 
 
+@pytest.mark.parametrize("block", [4096, 1024])  # of blocks smaller than a page mapped files have their own troubles
 @pytest.mark.parametrize("side", ["source", "target"])
-def test_a_stream_whose_state_has_no_room_waits_and_the_other_goes_on(tmp_path: Path, side: str) -> None:
+def test_a_stream_whose_state_has_no_room_waits_and_the_other_goes_on(tmp_path: Path, side: str, block: int) -> None:
     place = tmp_path / "sites" / f"{side}-state" / "streams" / WEB
     (tmp_path / "sites").mkdir()
-    with small(place, 8 * MEBI) as disk, _sites(tmp_path / "sites") as sites:
+    with small(place, 8 * MEBI, block) as disk, _sites(tmp_path / "sites") as sites:
         daemon: Daemon = getattr(sites, side)
         _begin(sites)
         before, epoch = copied(sites.disk("web"), "before"), sites.target.stream()["proved_epoch"]
@@ -98,9 +100,12 @@ def test_a_stream_whose_state_has_no_room_waits_and_the_other_goes_on(tmp_path: 
         scribble(sites.disk("web"), 0, 2 * MEBI, seed=3)
         _waits_for_room(sites, daemon, place)
         _goes_on(sites, "db")
-        assert (sites.target.stream()["proved_epoch"] or 0) >= epoch
+        whole = block == 4096  # with smaller ones a state may not even be opened until there is room
+        if whole:
+            assert sites.target.stream()["proved_epoch"] >= epoch
         assert not same(sites.disk("web"), sites.replica())
-        _still_whole(sites, before, epoch)
+        if whole:
+            _still_whole(sites, before, epoch)
         disk.give_room()
         until(lambda: same(sites.disk("web"), sites.replica()))
         until(sites.proved())

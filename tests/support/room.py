@@ -33,17 +33,19 @@ class Small:
 
 
 @contextlib.contextmanager
-def small(place: Path, size: int) -> Iterator[Small]:
-    """An ext4 of `size` bytes, mounted at `place`, which is made.  Nobody may be at it in the end."""
+def small(place: Path, size: int, block: int = 4096) -> Iterator[Small]:
+    """An ext4 of `size` bytes in blocks of `block`, mounted at `place`, which is made.
+
+    In the end nobody may be at it."""
     tools.need("mke2fs")
     place.mkdir(parents=True, exist_ok=True)
     image = place.with_name(f"{place.name}.ext4")
     with open(image, "wb") as file:
         file.truncate(size)
     environment = os.environ | {"PATH": tools.PATH}
-    # -m 0: nothing is kept back for root.  -b: mke2fs gives small ones blocks of 1 KiB, which no real disk has.
+    # -m 0: nothing is kept back for root.
     subprocess.run(
-        ["mke2fs", "-q", "-F", "-t", "ext4", "-O", "^has_journal", "-m", "0", "-b", "4096", image],
+        ["mke2fs", "-q", "-F", "-t", "ext4", "-O", "^has_journal", "-m", "0", "-b", str(block), image],
         env=environment,
         check=True,
     )
