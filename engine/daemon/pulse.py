@@ -12,6 +12,8 @@ log = logging.getLogger("vmferry.daemon")
 EVERY = 10.0
 """Seconds between two looks.  With the 5 of a broker that does not answer, and the 5 of asking why, `status` knows
 within 20."""
+SOON = 2.0
+"""The same while something is wrong: who mends it wants to see that."""
 
 
 class Pulse:
@@ -28,10 +30,10 @@ class Pulse:
             if bool(found) != bool(self.trouble):
                 log.log(logging.WARNING if found else logging.INFO, "the bus: %s", found or "all of it answers again")
             self.trouble = found
-            await asyncio.sleep(EVERY)
+            await asyncio.sleep(SOON if found else EVERY)
 
     async def _look(self) -> str:
         try:
-            return await (await self._bus.bus()).trouble()
+            return await self._bus.trouble()
         except errors.FerryError as why:
             return str(why)
