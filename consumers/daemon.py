@@ -17,7 +17,7 @@ from consumers import accept, held, site
 from consumers.serve import Replica
 from consumers.tend import Tend
 from consumers.unclaimed import Unclaimed
-from engine import errors, places, registry
+from engine import errors, leftover, places, registry
 from engine.daemon import wishes
 from engine.daemon.config import Accept, Config
 from engine.daemon.daemon import Answer, Daemon, Request, lease_of, text
@@ -239,6 +239,8 @@ class TargetDaemon(Daemon):
             "undo_bytes": one.opened.replay.target.undo.used if one.opened else None,
             "undo_quota_bytes": one.options.undo_quota or None,
             "way": held.way(why, one.stream.label) if why else "",
+            "notes": one.opened.notes if one.opened else [],
+            "warning": leftover.words(one.directory, one.record.disks[0].path, one.stream.label),
         }  # fmt: skip
 
     def _rpo(self, one: Replica, best: Any, now: float) -> tuple[float | None, str]:
@@ -248,4 +250,11 @@ class TargetDaemon(Daemon):
         seconds = one.age.of(best.epoch, now)
         if seconds is not None:
             return seconds, "its source's own word"
-        return max(0.0, time.time() - best.instant / 1e9), "both sites' clocks: its source was not heard since we began"
+        difference = one.clocks.seconds
+        seconds = time.time() - (difference or 0.0) - best.instant / 1e9
+        by = (
+            "both sites' clocks: its source was not heard since we began"
+            if difference is None
+            else "its source's clock"
+        )
+        return max(0.0, seconds), by

@@ -1,7 +1,8 @@
 """A replica to another place: copied, read back and compared by its digests, and only then taken for the replica.
 
 What a crash leaves, step by step: a copy under a name of its own, which the next try begins anew; then the whole copy
-under its own name beside the replica, which is still the old one; then the new one.  At no time is it neither.
+under its own name beside the replica, which is still the old one; then the new one.  At no time is it neither.  What
+is left is noted before it is made (engine/leftover.py), so that `status` can say what to do with it.
 """
 
 from __future__ import annotations
@@ -15,13 +16,12 @@ from pathlib import Path
 from consumers import check, offline, state
 from consumers.offline import Offline
 from consumers.state import Told
-from engine import errors, linux, ports, registry
+from engine import errors, leftover, linux, ports, registry
 from engine.device import images
 from engine.places import Places
 
 _PIECE = 4 << 20
 _SPAN = 1 << 30
-SUFFIX = ".moving"
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,12 +43,15 @@ async def move(
     goal = _free(goal)
     if len(record.disks) != 1 or not isinstance(images.parse(record.disks[0].path), str):
         raise errors.Usage("a replica of one disk in a file or a block device can be moved")
-    with _unfinished(Path(f"{goal}{SUFFIX}")) as fresh:
+    with _unfinished(Path(f"{goal}{leftover.SUFFIX}")) as fresh:
         async with offline.open_replica(where, record, write=True, secret_file=secret_file) as opened:
             await opened.replay.recover()
+            leftover.begin(opened.directory, goal)
             kind = format or record.disks[0].format or images.detect(record.disks[0].path)
             copied = await _copy(opened, str(fresh), kind, secret_file, told)
-            moved = _swap(opened, record, fresh, goal, kind)
+            _name(fresh, goal)
+            moved = _take(opened, record, goal, kind)
+    leftover.end(where.replica(record.stream, record.replica))
     return Moved(moved, record.disks[0].path, copied)
 
 
@@ -102,10 +105,14 @@ async def _data(device: ports.BlockDevice, copy: ports.BlockDevice, told: Callab
     return copied
 
 
-def _swap(opened: Offline, record: registry.Replica, fresh: Path, goal: str, kind: str) -> registry.Replica:
-    """The whole copy gets its name, durably, and then the record says that it is the replica."""
+def _name(fresh: Path, goal: str) -> None:
+    """The whole copy gets its name, durably.  A crash behind this: it is there, and is not the replica."""
     os.rename(fresh, goal)
     linux.sync_directory(goal)
+
+
+def _take(opened: Offline, record: registry.Replica, goal: str, kind: str) -> registry.Replica:
+    """The record says that it is the replica.  A crash behind this: it is, and the old image is nobody's."""
     disk = registry.identified(replace(record.disks[0], path=goal, format=kind))
     # `left`: whoever writes to it from now on, is noticed.
     opened.keeper.save(disks=(disk,), left=state.left((disk,)))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import time
 from dataclasses import dataclass, field
 from typing import Any
@@ -17,6 +18,7 @@ from engine.store.replicas import KeptEpoch
 from schemas import control
 from schemas import errors as schema_errors
 
+log = logging.getLogger("vmferry.target")
 _IDLE = 30.0
 """Seconds that one wait for records lasts."""
 _ASK = (5.0, 10.0, 30.0, 60.0, 300.0)
@@ -81,6 +83,9 @@ class Replica:
         async with site.open_replica(self.where, self.stream, self.record, self.options) as opened:
             job.note("opening", "recovering")
             await opened.recover()
+            if opened.recovered:
+                opened.notes.append(_taken_back(opened))
+                log.warning("%s", opened.notes[-1])
             self.opened = opened
             try:
                 await self._follow(job, opened)
@@ -119,6 +124,14 @@ class Replica:
         except errors.FerryError:
             return None, []
         return state, list(kept)
+
+
+def _taken_back(opened: site.Site) -> str:
+    """What recovery found and did."""
+    return (
+        f"{opened.record.disks[0].path} was in the middle of an epoch when it was last left: {opened.recovered}"
+        f" pre-images were put back, so that it was epoch {opened.replay.state.position.epoch} again"
+    )
 
 
 def _lacks(opened: site.Site) -> str:

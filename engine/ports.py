@@ -70,6 +70,9 @@ class Bus(Protocol):
     async def delete(self, topic: str) -> None:
         """Remove the topic and all its records, for good.  Repeatable.  Raises InUse where a writer is seen."""
 
+    async def trouble(self) -> str:
+        """What is wrong with it as a whole, in words, also where no topic suffers yet; nothing when all is well."""
+
     async def close(self) -> None:
         """Close all handles.  Repeatable."""
 

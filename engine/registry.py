@@ -88,6 +88,11 @@ class Registry:
         self.places = where
         self._still = still
 
+    @property
+    def readable(self) -> bool:
+        """Whether we may look at what is recorded here.  A daemon's group may call it, and not look into its state."""
+        return os.access(self.places.streams, os.R_OK | os.X_OK)
+
     def streams(self) -> list[Stream]:
         found = (_load(path, Stream, self._still) for path in sorted(self.places.streams.glob("*/stream.json")))
         return [one for one in found if isinstance(one, Stream)]

@@ -22,7 +22,7 @@ from engine.device import images
 from producers import leave, site
 from producers.follow import Follow
 from producers.pace import Peer
-from producers.retain import Retain
+from producers.retain import Retain, steady
 from schemas import control, topics
 from schemas.identity import Volume
 
@@ -66,7 +66,7 @@ class Served:
             rate = self.asked.rate if self.asked.rate is not None else asked.rate
             opened.limiter.rate = rate or 0
             opened.shipper.bound(await opened.data())
-            retain = Retain(opened.directory, asked.keep, asked.cap, time.time)
+            retain = Retain(opened.directory, asked.keep, asked.cap, self.daemon.clock)
             news = functools.partial(self.daemon.announcer.news, self.record.identity)
             self.follow = Follow(opened, asked.every, retain, self.daemon.at_once, job, news)
             news()
@@ -128,6 +128,7 @@ class SourceDaemon(Daemon):
         super().__init__(found, where)
         self.at_once = asyncio.Semaphore(found.common.at_once)
         self.announcer = Announcer(self.bus, found.common.prefix, self._presents)
+        self.clock = steady()
         self.served: dict[str, Served] = {}
         self.gone: dict[bytes, control.Present] = {}
         "Streams that were forgotten here: said for as long as we run."

@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import logging
 import os
+import time
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -37,6 +38,13 @@ class Mark:
     offset: int
     sent: int
     at: float
+
+
+def steady() -> Callable[[], float]:
+    """Seconds since 1970 as the clock says now, and from now on by the monotonic one: a clock that is set while we run
+    makes nothing old."""
+    began = time.time() - time.monotonic()
+    return lambda: began + time.monotonic()
 
 
 class Marks:
@@ -103,7 +111,7 @@ class Retain:
     def __init__(self, directory: Path | None, keep: float, cap: int, clock: Callable[[], float]) -> None:
         self.keep, self.cap = keep, cap
         self._path, self._clock = directory / FILE if directory else None, clock
-        self._marks, self._trimmed = _load(self._path) if self._path else (Marks(), 0)
+        self._marks, self._trimmed = _load(self._path, clock()) if self._path else (Marks(), 0)
         self._sent = 0
         self._saved = 0.0
         self._kept = self._marks.end, self._trimmed
@@ -193,16 +201,17 @@ class Retain:
             )
 
 
-def _load(path: Path) -> tuple[Marks, int]:
+def _load(path: Path, now: float) -> tuple[Marks, int]:
     """The marks, and up to where was trimmed; nothing, where that cannot be read: it only bounds how much is kept.
 
+    Marks of the future were made under a clock that was set back since: they are as old as they can be, which is now.
     Raises Newer.
     """
     try:
         said = json.loads(path.read_text())
         if (version := int(said.get("version", VERSION))) > VERSION:
             raise errors.Newer(path, version, VERSION)
-        marks = [Mark(int(offset), int(sent), float(at)) for offset, sent, at in said["marks"]]
+        marks = [Mark(int(offset), int(sent), min(float(at), now)) for offset, sent, at in said["marks"]]
         return Marks(marks), int(said.get("trimmed", 0))
     except FileNotFoundError:
         return Marks(), 0

@@ -71,6 +71,10 @@ class EmbeddedBus:
             await log.close()
         self._wakes.pop(topic, None)
 
+    async def trouble(self) -> str:
+        """What can be wrong with a directory, its topics say."""
+        return ""
+
     async def close(self) -> None:
         for log in list(self._open):
             await log.close()

@@ -128,5 +128,8 @@ class MemoryBus:
     async def exists(self, topic: str) -> bool:
         return topic in self.topics
 
+    async def trouble(self) -> str:
+        return ""
+
     async def close(self) -> None:
         self._writers.clear()

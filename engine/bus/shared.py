@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable
 
-from engine import ports
+from engine import errors, ports
 from engine.bus.fan import Fan, FanLog
 
 Connect = Callable[[], Awaitable[ports.Bus]]
@@ -17,6 +17,7 @@ class SharedBus:
     def __init__(self, connect: Connect, fanned: frozenset[str] = frozenset()) -> None:
         self._connect, self._fanned = connect, fanned
         self._bus: ports.Bus | None = None
+        self._away, self._waiting = "", 0
         self._connecting = asyncio.Lock()
         self._fans: dict[str, Fan] = {}
 
@@ -26,10 +27,24 @@ class SharedBus:
         return Lease(self)
 
     async def bus(self) -> ports.Bus:
-        async with self._connecting:
-            if self._bus is None:
-                self._bus = await self._connect()
-            return self._bus
+        self._waiting += 1
+        try:
+            async with self._connecting:
+                if self._bus is None:
+                    self._bus = await self._connect()
+                return self._bus
+        except errors.FerryError as why:
+            self._away = str(why)
+            raise
+        finally:
+            self._waiting -= 1
+
+    async def trouble(self) -> str:
+        """As ports.Bus.trouble.  While others are at connecting, it is what was wrong the last time: they may be many,
+        one after the other, each for half a minute."""
+        if self._bus is None and self._waiting:
+            return self._away
+        return await (await self.bus()).trouble()
 
     def fan(self, topic: str) -> FanLog | None:
         """A reader's handle on a topic that is read once for all; None for others."""
@@ -71,6 +86,9 @@ class Lease:
 
     async def delete(self, topic: str) -> None:
         await (await self._shared.bus()).delete(topic)
+
+    async def trouble(self) -> str:
+        return await self._shared.trouble()
 
     async def close(self) -> None:
         while self._logs:

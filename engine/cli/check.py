@@ -204,14 +204,8 @@ def said(verdict: Verdict) -> dict[str, Any]:
 async def _looked(where: places.Places, stream: str) -> list[Judged]:
     answers = [served.only(one, stream) for one in await asyncio.to_thread(daemons.answers, where)]
     running = [judged for answer in answers for judged in served.judged(answer)]
-    ours = {one["stream"] for answer in answers for one in answer["streams"]}
     known = registry.Registry(where, still=True)
-    try:
-        chosen = [one for one in choose.some(known, stream) if one[0].stream not in ours]
-    except errors.NotFound:
-        if not ours:
-            raise
-        chosen = []
+    chosen = choose.unserved(known, stream, answers)
     gate = asyncio.Semaphore(_AT_ONCE)
 
     async def one(record: registry.Stream, replicas: list[registry.Replica]) -> StreamSide:
@@ -219,7 +213,7 @@ async def _looked(where: places.Places, stream: str) -> list[Judged]:
             return await figures.stream(where, record, replicas)
 
     sides = await asyncio.gather(*(one(record, replicas) for record, replicas in chosen))
-    lost = [] if stream else _unread(where, known)
+    lost = _unread(where, known) if known.readable and not stream else []
     return [*running, *lost, *(judged for side in sides for judged in of(side))]
 
 

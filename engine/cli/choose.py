@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 from engine import errors, registry
 from engine.registry import Registry, Replica, Stream
@@ -29,6 +31,19 @@ def some(known: Registry, name: str) -> list[tuple[Stream, list[Replica]]]:
     """The streams of that name, or every stream, each with its replicas.  Raises NotFound."""
     found = known.named(name) if name else known.streams()
     return [(stream, known.replicas(stream.stream)) for stream in found]
+
+
+def unserved(known: Registry, name: str, answers: Sequence[Mapping[str, Any]]) -> list[tuple[Stream, list[Replica]]]:
+    """As `some`, less what daemons told of in `answers`; nothing of what only they may look at or know by that name."""
+    if answers and not known.readable:
+        return []
+    ours = {one["stream"] for answer in answers for one in answer["streams"]}
+    try:
+        return [one for one in some(known, name) if one[0].stream not in ours]
+    except errors.NotFound:
+        if not ours:
+            raise
+        return []
 
 
 def paths(replicas: list[registry.Replica]) -> list[str]:

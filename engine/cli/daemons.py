@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import time
 from pathlib import Path
 from typing import Annotated, Any
@@ -89,9 +90,19 @@ def _checked(found: config.Config, side: str, as_json: bool) -> None:
 
 
 def daemons(where: places.Places) -> list[tuple[str, Path]]:
-    """(side, socket) of the daemons that answer for this state."""
-    found = [(side, path) for side in SIDES for path in _sockets(where, side)]
-    return [(side, path) for side, path in found if control.answers(path)]
+    """(side, socket) of the daemons that answer for this state.  Raises Usage when none of them is ours to call."""
+    found, refused = list[tuple[str, Path]](), list[errors.Usage]()
+    for side in SIDES:
+        for path in _sockets(where, side):
+            try:
+                found += [(side, path)] if control.answers(path) else []
+            except errors.Usage as why:
+                refused.append(why)
+    if not found and os.path.isdir(where.root) and not os.access(where.root, os.X_OK):
+        refused.append(control.refused(where.root))
+    if refused and not found:
+        raise refused[0]
+    return found
 
 
 def _sockets(where: places.Places, side: str) -> list[Path]:
@@ -102,7 +113,8 @@ def _sockets(where: places.Places, side: str) -> list[Path]:
     except PermissionError:
         return [RUN / f"{side}.sock"]
     usual = where.root in (places.state_directory(None), Path("/var/lib/vmferry"))
-    return [path for path in [RUN / f"{side}.sock"] if usual and path.exists()]
+    # Somebody with a state of his own is not refused for a daemon of the system that is not his to call.
+    return [path for path in [RUN / f"{side}.sock"] if usual and os.access(path, os.W_OK)]
 
 
 def ask(where: places.Places, request: dict[str, Any], sides: tuple[str, ...] = SIDES) -> dict[str, Any]:

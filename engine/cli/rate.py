@@ -4,20 +4,33 @@ from __future__ import annotations
 
 import typer
 
-from engine import places, registry, units
-from engine.cli import ending, wings
+from engine import errors, places, registry, units
+from engine.cli import daemons, ending, wings
 
 
 def command(where: places.Places, name: str, limit: str, as_json: bool) -> None:
-    """Write the setting that a running process looks at every second.  Raises NotFound, Usage."""
+    """Ask the daemon that has the stream; without one, write the setting that a running `replicate` looks at every
+    second.  Raises NotFound, Usage."""
+    try:
+        said = daemons.ask(where, {"do": "rate", "stream": name, "rate": limit}, ("source",))
+    except errors.NotFound:
+        _written(where, name, limit, as_json)
+    else:
+        _say(said["stream"], said["label"], said["rate"], True, as_json)
+
+
+def _written(where: places.Places, name: str, limit: str, as_json: bool) -> None:
     stream = registry.Registry(where).find(name)
     wanted = units.rate(limit)
     directory = where.source(stream.stream)
     places.make(directory)
     wings.producers().write_rate(directory, wanted)
-    running = places.holder(directory) is not None
+    _say(stream.stream, stream.label, wanted, places.holder(directory) is not None, as_json)
+
+
+def _say(stream: str, label: str, wanted: int, running: bool, as_json: bool) -> None:
     if as_json:
-        ending.emit({"event": "end", "ok": True, "stream": stream.stream, "rate": wanted, "running": running})
+        ending.emit({"event": "end", "ok": True, "stream": stream, "rate": wanted, "running": running})
         return
     words = f"at most {units.shown(wanted)}/s" if wanted else "no limit"
-    typer.echo(f"{stream.label}: {words}{', from now on' if running else ', once it runs'}")
+    typer.echo(f"{label}: {words}{', from now on' if running else ', once it runs'}")

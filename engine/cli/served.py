@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 from engine import units
@@ -32,6 +33,7 @@ def lines(said: Answer) -> list[str]:
     if not said["streams"]:
         found.append("streams    none")
     heard = [f"warning: no other site is heard: {said['away']}"] if said["away"] else []
+    heard += [f"warning: the bus: {said['bus_trouble']}"] if said.get("bus_trouble") else []
     heard += [f"warning: {problem}" for problem in said["problems"]]
     heard += [f"warning: {one['label']}: {one['warning']}" for one in said["streams"] if one.get("warning")]
     return found + (["", *heard] if heard else [])
@@ -87,7 +89,7 @@ def _target(one: Answer) -> list[str]:
     if one["undo_bytes"] is not None:
         quota = f" of {units.shown(one['undo_quota_bytes'])}" if one["undo_quota_bytes"] else ""
         found.append(f"  undo     {units.shown(one['undo_bytes'])}{quota}")
-    return found
+    return found + [f"  note     {note}" for note in one.get("notes", ())]
 
 
 def _clocks(one: Answer) -> str:
@@ -102,9 +104,12 @@ def judged(said: Answer) -> list[Judged]:
     """What monitoring judges of one daemon."""
     if said["away"] and not said["streams"]:
         return [Judged(f"site {said['site']}", None, bus_away=said["away"])]
-    if said["daemon"] == "source":
-        return [each for one in said["streams"] for each in _judged_source(one)]
-    return [_judged_target(one) for one in said["streams"] if not one.get("forgotten")]
+    found = (
+        [each for one in said["streams"] for each in _judged_source(one)]
+        if said["daemon"] == "source"
+        else [_judged_target(one) for one in said["streams"] if not one.get("forgotten")]
+    )
+    return [replace(one, bus_away=str(said.get("bus_trouble") or "")) for one in found]
 
 
 def _trouble(one: Answer) -> tuple[str, ...]:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
-from engine import places, units
+from engine import leftover, places, units
 from engine.cli import kept
 from engine.cli.figures import ReplicaSide, Store, StreamSide
 from engine.cli.summary import when
@@ -66,6 +67,8 @@ def warnings(one: StreamSide) -> list[str]:
             f"{one.record.label}: the state of its source cannot be read ({one.source.damaged}): the next `vmferry"
             " replicate` reads the source to compare digests, and only what differs travels"
         )
+    moves = [leftover.words(Path(side.directory), side.path, one.record.label) for side in one.replicas]
+    found += [f"{one.record.label}: {words}" for words in moves if words]
     found += [
         f"{one.record.label}: the state of {side.path} cannot be read ({side.damaged}): the next `vmferry replicate`"
         " reads the replica for its digests, and only what differs travels"

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from engine import errors, places, registry
+from engine import errors
 from engine.cli import check, choose, daemons, doctor, ending, epochs, figures, options, served, status, topics
 from engine.registry import Registry
 
@@ -43,8 +43,7 @@ def status_(
         if max_rpo or warn_rpo:
             raise errors.Usage("--max-rpo and --warn-rpo are limits for --check: give that, too")
         running = [served.only(one, stream) for one in daemons.answers(where)]
-        ours = {one["stream"] for answer in running for one in answer["streams"]}
-        chosen = [(one, replicas) for one, replicas in _chosen(where, stream, bool(ours)) if one.stream not in ours]
+        chosen = choose.unserved(Registry(where), stream, running)
         found = [asyncio.run(figures.stream(where, one, replicas)) for one, replicas in chosen]
         if as_json:
             ending.emit({**status.said(where, found), "daemons": running})
@@ -53,16 +52,6 @@ def status_(
         if found or not running:
             told.append(status.lines(where, found))
         typer.echo("\n\n".join("\n".join(one) for one in told))
-
-
-def _chosen(where: places.Places, stream: str, served_: bool) -> list[tuple[registry.Stream, list[registry.Replica]]]:
-    """What is kept here; nothing of a name that only a daemon knows."""
-    try:
-        return choose.some(Registry(where), stream)
-    except errors.NotFound:
-        if served_:
-            return []
-        raise
 
 
 def epochs_(

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import deque
 
 _PENDING = 1024
+_WORDS = 3
 
 
 class Age:
@@ -31,10 +32,13 @@ class Age:
 
 
 class Difference:
-    """By how much two clocks differ, about: each word's time of travel is in it, so the least of a few counts."""
+    """By how much two clocks differ, about: each word's time of travel is in it, so the least of a few counts.
+
+    Of so few that a clock which is set is seen soon: at once where that makes the difference less, else after them.
+    """
 
     def __init__(self) -> None:
-        self._found: deque[float] = deque(maxlen=8)
+        self._found: deque[float] = deque(maxlen=_WORDS)
 
     def heard(self, sent: float, arrived: float) -> None:
         """Seconds since 1970: by the sender's clock, and by ours."""
@@ -43,4 +47,4 @@ class Difference:
     @property
     def seconds(self) -> float | None:
         """How far ours is ahead of the sender's; None before a word was heard."""
-        return min(self._found, key=abs) if self._found else None
+        return min(self._found, default=None)

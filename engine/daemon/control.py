@@ -18,7 +18,7 @@ from collections.abc import Awaitable, Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from engine import errors, linux
+from engine import errors
 
 log = logging.getLogger("vmferry.control")
 Handle = Callable[[dict[str, Any]], Awaitable[dict[str, Any]]]
@@ -117,13 +117,17 @@ def _short(path: Path) -> Iterator[str]:
 
 
 def answers(path: Path) -> bool:
-    """Whether somebody listens at `path`."""
-    with contextlib.suppress(OSError), socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as caller:
-        caller.settimeout(2.0)
-        with _short(path) as short:
-            caller.connect(short)
-        return True
-    return False
+    """Whether somebody listens at `path`.  Raises Usage when we may not know."""
+    try:
+        with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as caller:
+            caller.settimeout(2.0)
+            with _short(path) as short:
+                caller.connect(short)
+    except PermissionError as why:
+        raise refused(path) from why
+    except OSError:
+        return False
+    return True
 
 
 def ask(path: Path, request: dict[str, Any], seconds: float = 30.0) -> dict[str, Any]:
@@ -137,7 +141,7 @@ def ask(path: Path, request: dict[str, Any], seconds: float = 30.0) -> dict[str,
             with caller.makefile("rb") as lines:
                 line = lines.readline(ANSWER)
     except PermissionError as why:
-        raise errors.Usage(f"{path}: {why.strerror}: its owner and its group may call; {_who(path)}") from why
+        raise refused(path) from why
     except OSError as why:
         raise errors.Transient(f"no daemon answers at {path}: {why.strerror or why}") from why
     if not line:
@@ -151,9 +155,16 @@ def ask(path: Path, request: dict[str, Any], seconds: float = 30.0) -> dict[str,
     return said
 
 
+def refused(path: Path) -> errors.Usage:
+    """What is said to somebody who may not call the daemon at `path`."""
+    return errors.Usage(
+        f"{path}: permission denied: a daemon's owner and group may call it{_who(path)}.  Call it by `sudo`, or have"
+        " its config name a group of yours: control_group"
+    )
+
+
 def _who(path: Path) -> str:
-    try:
-        found = path.stat()
-    except OSError as why:
-        return str(linux.failure(why, str(path), "look at it"))
-    return f"these are user {found.st_uid} and group {found.st_gid}, mode {stat.S_IMODE(found.st_mode):o}"
+    """Nothing, where even that may not be seen."""
+    with contextlib.suppress(OSError, KeyError):
+        return f", {path.owner()} and {path.group()}, mode {stat.S_IMODE(path.stat().st_mode):o}"
+    return ""

@@ -21,6 +21,7 @@ from engine.daemon import config
 from engine.daemon.chores import Chores
 from engine.daemon.control import Server
 from engine.daemon.job import Job
+from engine.daemon.pulse import Pulse
 from engine.notify import Notifier
 
 log = logging.getLogger("vmferry.daemon")
@@ -42,6 +43,7 @@ class Daemon(ABC):
     def __init__(self, found: config.Config, where: places.Places) -> None:
         self.config, self.where = found, where
         self.bus = SharedBus(lambda: reach_config(self.common.bus, self.common.file), self.fanned(found.common.prefix))
+        self.pulse = Pulse(self.bus)
         self.chores = Chores()
         self.started = time.time()
         self.doing: dict[str, Callable[[Request], Awaitable[Answer]]] = {
@@ -109,7 +111,7 @@ class Daemon(ABC):
                 exporter = metrics.Exporter()
                 stack.callback(exporter.close)
                 exporter.start(self.common.metrics, metrics.on_loop(asyncio.get_running_loop(), self.status))
-            beside = [asyncio.create_task(one) for one in (*self.background(), self._alive())]
+            beside = [asyncio.create_task(one) for one in (*self.background(), self.pulse.run(), self._alive())]
             stack.push_async_callback(_cancel, beside)
             self._manager.ready(self._words())
             for problem in self.config.problems:
@@ -201,7 +203,8 @@ class Daemon(ABC):
             "daemon": self.side, "site": self.common.site, "pid": os.getpid(), "started": self.started,
             "version": importlib.metadata.version("vmferry"), "config": str(self.common.file),
             "state": str(self.where.root), "bus": self.common.bus, "prefix": self.common.prefix,
-            "problems": list(self.config.problems), "away": self.away(), "streams": self.streams(),
+            "problems": list(self.config.problems), "away": self.away(),
+            "bus_trouble": self.pulse.trouble, "streams": self.streams(),
         }  # fmt: skip
 
     async def _pause(self, asked: Request) -> Answer:

@@ -19,6 +19,8 @@ VERSION = 1
 """Of the stores of both sides, and of the files beside them that have no room for one: maps, digests, and claims
 (docs/FORMATS.md).  Whatever changes the meaning of their bytes raises it."""
 _BUSY_SECONDS = 10.0
+_INDEX = 64 << 10
+"""Bytes: twice what SQLite's index takes at first.  It grows with every 16 MiB of WAL, which ours never has."""
 _SIDES = ("", "-wal", "-shm")
 _DAMAGE = {sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_ERROR}
 _HELD = {sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED}
@@ -87,6 +89,8 @@ def open_read_only(path: Path) -> sqlite_utils.Database:
 
 
 def _connect(path: Path, mode: str) -> sqlite3.Connection:
+    if not mode.endswith("immutable=1"):
+        _check_room(path)
     uri = f"{path.absolute().as_uri()}?mode={mode}"
     return sqlite3.connect(uri, uri=True, timeout=_BUSY_SECONDS, isolation_level=None)
 
@@ -94,6 +98,15 @@ def _connect(path: Path, mode: str) -> sqlite3.Connection:
 def _look(path: Path) -> sqlite3.Connection:
     """Only to read.  Without a WAL nobody has it open: as it lies on the disk, and no file is made beside it."""
     return _connect(path, "ro" if os.path.exists(f"{path}-wal") else "ro&immutable=1")
+
+
+def _check_room(path: Path) -> None:
+    """SQLite maps an index of 32 KiB beside its WAL, and makes sure of a block of each page.  Where blocks are smaller
+    than pages, the rest of one may find no room when it is touched, which is a SIGBUS for all of us."""
+    found = os.statvfs(path.parent)
+    free = found.f_bavail * found.f_frsize
+    if found.f_frsize < linux.PAGE and free < _INDEX:
+        raise errors.Full(f"{path}: no space left ({free:,} bytes free); free some, then start again")
 
 
 def _check(path: Path) -> None:

@@ -12,25 +12,31 @@ from engine import linux
 
 
 class Buffer:
-    """`size` zero bytes, read and written by slices.
+    """`size` zero bytes in `directory`, read and written by slices.  Raises Full, DeviceFailed.
 
     By pread and pwrite rather than by a mapping: pages of a mapping count as resident memory of ours, a tree over
     1 TiB has half a GiB of them, and the page cache serves as well.
     """
 
-    def __init__(self, fd: int, size: int) -> None:
-        self._fd, self._size = fd, size
+    def __init__(self, fd: int, size: int, directory: Path) -> None:
+        self._fd, self._size, self._directory = fd, size, str(directory)
 
     def __len__(self) -> int:
         return self._size
 
     def __getitem__(self, where: slice) -> bytes:
         start, stop, _ = where.indices(self._size)
-        return os.pread(self._fd, max(0, stop - start), start)
+        try:
+            return os.pread(self._fd, max(0, stop - start), start)
+        except OSError as why:
+            raise linux.failure(why, self._directory, "read a tree of digests") from why
 
     def __setitem__(self, where: slice, data: bytes) -> None:
         start, _, _ = where.indices(self._size)
-        linux.pwrite_all(self._fd, start, data)
+        try:
+            linux.pwrite_all(self._fd, start, data)
+        except OSError as why:
+            raise linux.failure(why, self._directory, "keep a tree of digests") from why
 
 
 def in_directory(directory: Path) -> Callable[[int], Buffer]:
@@ -44,7 +50,7 @@ def in_directory(directory: Path) -> Callable[[int], Buffer]:
             os.ftruncate(fd, size)
         except OSError as why:
             raise linux.failure(why, name or str(directory), f"make {size:,} bytes of scratch", opening=True) from why
-        buffer = Buffer(fd, size)
+        buffer = Buffer(fd, size, directory)
         weakref.finalize(buffer, os.close, fd)
         return buffer
 

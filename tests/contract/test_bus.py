@@ -269,6 +269,12 @@ async def test_several_processes_append_to_a_shared_topic(bus: ports.Bus, topic:
         assert mine == [b"%d.%d" % (number, count) for count in range(10)]
 
 
+async def test_a_bus_that_is_well_has_no_trouble_to_tell(bus: ports.Bus, topic: str) -> None:
+    assert await bus.trouble() == ""
+    await bus.open(topic)
+    assert await bus.trouble() == ""
+
+
 async def test_closing_twice_is_harmless(bus: ports.Bus, topic: str) -> None:
     log = await bus.open(topic, write=True)
     await log.append(numbered(1))

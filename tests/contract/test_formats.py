@@ -195,7 +195,7 @@ def test_wishes_quotas_and_what_is_kept_are_written_as_they_were(tree: Olden, tm
     assert (tmp_path / wishes.FILE).read_bytes() == (tree.source_side / wishes.FILE).read_bytes()
     quotas.keep(tmp_path, quotas.STATE, quotas.kept(tree.source_side.parent, quotas.STATE))
     assert (tmp_path / quotas.STATE).read_bytes() == (tree.source_side.parent / quotas.STATE).read_bytes()
-    marks, trimmed = retain._load(tree.source_side / retain.FILE)
+    marks, trimmed = retain._load(tree.source_side / retain.FILE, float("inf"))
     assert marks.marks
     retain._save(tmp_path / retain.FILE, marks, trimmed)
     assert (tmp_path / retain.FILE).read_bytes() == (tree.source_side / retain.FILE).read_bytes()

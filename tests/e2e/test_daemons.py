@@ -129,7 +129,9 @@ def test_pause_and_rate_outlive_the_daemon_and_need_no_other_side(sites: Sites) 
     sites.target.start()
     until(lambda: sites.target.stream().get("state") == "paused")
     sites.source.start()
-    assert sites.source.ferry.run("rate", "web", "3M").code == 0
+    limited = sites.source.ferry.run("rate", "web", "3M")
+    assert (limited.code, limited.out) == (0, "web: at most 3 MiB/s, from now on\n")
+    assert sites.source.stream()["rate"] == 3 * MEBI
     scribble(sites.disk("web"), 0, 5000)
     until(lambda: sites.source.stream().get("epoch", 0) > sites.target.stream()["epoch"])
     assert not same(sites.disk("web"), sites.replica())

@@ -116,7 +116,7 @@ def test_a_broker_that_restarts_in_the_middle_is_waited_for_and_nothing_is_lost(
     found = ferries.ended(process, 120)
     if found.code:  # a machine on which the broker took longer than the patience of the bus
         assert found.code == Transient.exit_code
-        assert "no acknowledgement within" in found.err or "did not come in" in found.err
+        assert "no acknowledgement within" in found.err or "did not come within" in found.err
         ferry.replicate(source, target)
     assert same(source, target)
     assert ferry.run("verify", target).code == 0

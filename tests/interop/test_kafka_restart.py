@@ -126,6 +126,34 @@ async def test_a_reader_that_waits_goes_on_when_the_broker_is_back(bus: KafkaBus
     assert [entry.data for entry in await reader.read(end, 100, 20)] == [b"two"]
 
 
+async def test_a_record_that_is_there_and_does_not_come_is_said_with_who_answers(
+    bus: KafkaBus, cluster: Cluster, topic: str
+) -> None:
+    log = await bus.open(topic, write=True)
+    for _ in range(12):
+        await log.append([bytes(1 << 20)] * 4)  # more than a reader fetches ahead
+    end = await log.sync()
+    reader = await bus.open(topic)
+    at = (await reader.read(0, 1, 5))[-1].offset + 1
+
+    async def read_on() -> None:
+        nonlocal at
+        while at < end:
+            at = (await reader.read(at, 1 << 20, 5))[-1].offset + 1
+
+    cluster.brokers[0].kill()
+    try:
+        began = time.monotonic()
+        with pytest.raises(errors.Transient) as late:
+            await read_on()
+        assert time.monotonic() - began < 3 * PATIENCE + 5
+        assert f"record {at} of {end} did not come within {PATIENCE:g} s: 0 of 1 brokers answer" in str(late.value)
+        assert f"nothing listens at {cluster.servers}" in str(late.value)
+    finally:
+        await bus.close()
+        cluster.start()
+
+
 async def test_a_broker_that_hangs_is_not_waited_for_longer_than_said(
     bus: KafkaBus, cluster: Cluster, topic: str
 ) -> None:

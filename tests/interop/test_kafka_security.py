@@ -327,12 +327,15 @@ def test_two_daemons_each_with_its_printed_rights_and_one_with_a_wrong_password(
         sites.start()
         until(lambda: sites.target.ask("status")["away"])
         assert "wrong password, or no such user" in sites.target.ask("status")["away"]
+        until(lambda: "wrong password, or no such user" in sites.target.ask("status")["bus_trouble"])
         assert sites.target.ferry.run("status", "--check").code == 2
         secret.write_text(right)
         until(sites.proved())
         scribble(sites.disk("web"), 2 * MEBI, MEBI)
         until(lambda: same(sites.disk("web"), sites.replica()))
         until(sites.proved())
+        # Asked over TLS, as a user with no more rights than it needs.
+        until(lambda: [one.ask("status")["bus_trouble"] for one in (sites.source, sites.target)] == ["", ""])
         assert sites.target.ferry.run("status", "--check", "--max-rpo", "10m").code == 0
         assert sites.target.ferry.run("forget", "web").code == 0
         until(lambda: not sites.source.stream()["replicas"])

@@ -1,6 +1,6 @@
 """A `vmferry` that is killed by SIGKILL as it enters a function of ours for the N-th time.
 
-python -m tests.support.dying MODULE CLASS.FUNCTION N COMMAND...
+python -m tests.support.dying MODULE [CLASS.]FUNCTION N [PYTHON -m engine.cli] COMMAND...
 """
 
 from __future__ import annotations
@@ -31,8 +31,9 @@ def die(ferry: Ferry, point: str, nth: int, *words: str | Path) -> Ended:
 
 def arm(module: str, path: str, nth: int) -> None:
     """Let the `nth` call be the last thing that this process does."""
-    owner_name, name = path.split(".")
-    owner = getattr(importlib.import_module(module), owner_name)
+    owner_name, _, name = path.rpartition(".")
+    found = importlib.import_module(module)
+    owner = getattr(found, owner_name) if owner_name else found
     original, calls = getattr(owner, name), 0
 
     def dying(*arguments: Any, **named: Any) -> Any:
@@ -48,6 +49,8 @@ def arm(module: str, path: str, nth: int) -> None:
 if __name__ == "__main__":
     arm(sys.argv[1], sys.argv[2], int(sys.argv[3]))
     del sys.argv[1:4]
+    if sys.argv[1] == sys.executable:  # as the daemons of tests/support/daemons.py are begun
+        del sys.argv[1:4]
     from engine.cli import main
 
     main()

@@ -21,6 +21,7 @@ PACKAGES = {
     "debugfs": "e2fsprogs",
     "dumpe2fs": "e2fsprogs",
     "e2fsck": "e2fsprogs",
+    "faketime": "faketime",
     "ip": "iproute2",
     "java": "openjdk-17-jre-headless",
     "journalctl": "systemd",

@@ -14,6 +14,7 @@ from aiokafka.admin.config_resource import ConfigResource, ConfigResourceType
 from engine import errors
 from engine.bus.kafka import probe, trouble
 from engine.bus.kafka.access import Access
+from engine.bus.kafka.rollcall import RollCall
 
 T = TypeVar("T")
 
@@ -33,6 +34,7 @@ class Admin:
         self._asker: Any = None
         self._asking = asyncio.Lock()
         self._client = AIOKafkaAdminClient(**access.options())
+        self.roll = RollCall(access, self._client._client)
 
     @classmethod
     async def connect(cls, access: Access, patience: float) -> Admin:

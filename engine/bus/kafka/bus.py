@@ -105,6 +105,9 @@ class KafkaBus:
         await self._admin.delete(topic)
         self._checked.discard(topic)
 
+    async def trouble(self) -> str:
+        return await self._admin.roll.trouble()
+
     async def close(self) -> None:
         for log in list(self._open):
             await log.close()

@@ -10,7 +10,7 @@ from aiokafka import TopicPartition
 from aiokafka import errors as kafka
 
 from engine import errors
-from engine.bus.kafka import settings, trouble
+from engine.bus.kafka import late, settings, trouble
 from engine.bus.kafka.admin import Admin
 from engine.ports import Entry
 
@@ -81,9 +81,8 @@ class Reader:
         if self._fetched:
             self._proved = loop.time()
         elif due:
-            raise errors.Transient(
-                f"Kafka topic {self._topic}: record {offset} of {self._known_end} did not come in {self._patience:g} s"
-            )
+            told = f"record {offset} of {self._known_end} did not come within {self._patience:g} s"
+            raise await late.late(self._admin, self._topic, told)
 
     def _hand_out(self, offset: int, limit: int) -> list[Entry]:
         entries: list[Entry] = []

@@ -25,7 +25,6 @@ _REFUSED = (
     kafka.InvalidTopicError,
     kafka.InvalidReplicationFactorError,
     kafka.InvalidConfigurationError,
-    kafka.InvalidTimestampError,
     kafka.PolicyViolationError,
     kafka.UnsupportedVersionError,
     kafka.IncompatibleBrokerVersion,
@@ -48,6 +47,8 @@ def classify(
         return errors.Damaged(f"Kafka topic {topic}: {why}: a broker gave bytes that do not have their checksum")
     if isinstance(why, FORBIDDEN):
         return wrong.forbidden(topic, operation, principal)
+    if isinstance(why, kafka.InvalidTimestampError):
+        return wrong.clock(topic)
     if isinstance(why, _REFUSED):
         return errors.Usage(f"Kafka topic {topic}: the cluster refuses: {why}")
     if isinstance(why, POISONED):

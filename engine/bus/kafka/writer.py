@@ -11,7 +11,7 @@ from aiokafka import AIOKafkaProducer
 from aiokafka import errors as kafka
 
 from engine import errors
-from engine.bus.kafka import probe, settings
+from engine.bus.kafka import late, settings
 from engine.bus.kafka.admin import Admin
 
 RECORD_LIMIT = settings.BATCH - 1024
@@ -19,9 +19,6 @@ RECORD_LIMIT = settings.BATCH - 1024
 _WAITING = 2
 """Batches given to the producer: one on its way, as it sends only one at a time, and one ready behind it.  More would
 only wait; with the one that fills here at most 6 MiB are outstanding."""
-
-_LOOK_SECONDS = 2.0
-"""For the state of the copies, when an acknowledgement is late already; brokers that are away are asked in vain."""
 
 
 class Writer:
@@ -107,28 +104,7 @@ class Writer:
             raise self._admin.classify(self._topic, why, "Write") from why
 
     async def _late(self) -> errors.Transient:
-        """Idempotent producers try again for ever and say nothing: so the word to the user is ours."""
-        access = self._admin.access
-        found, copies = await asyncio.gather(probe.reach(access, access.servers), self._copies())
-        count, wrong = probe.told(found)
-        said = f"{count} of {len(found)} brokers answer" + (f" ({wrong})" if wrong else "") + f"; {copies}"
-        return errors.Transient(f"Kafka topic {self._topic}: no acknowledgement within {self._patience:g} s: {said}")
-
-    async def _copies(self) -> str:
-        try:
-            async with asyncio.timeout(_LOOK_SECONDS):
-                in_sync, copies = await self._admin.in_sync(self._topic)
-                found = await self._admin.topic_settings(self._topic)
-        except (TimeoutError, errors.FerryError) as why:
-            return f"the state of its copies is not to be had ({str(why) or 'no answer'})"
-        said = f"{in_sync} of {copies} copies are in sync"
-        needed = int((found or {}).get("min.insync.replicas", "0"))
-        if in_sync < needed:
-            said += (
-                f", and min.insync.replicas is {needed}: too few, so the cluster takes nothing; start the brokers that"
-                " are away, or look at their logs for why they do not keep up"
-            )
-        return said
+        return await late.late(self._admin, self._topic, f"no acknowledgement within {self._patience:g} s")
 
     async def close(self) -> None:
         """What is not acknowledged yet is given up: aiokafka's own stop would wait for it, for ever if need be."""

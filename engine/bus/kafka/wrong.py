@@ -6,6 +6,7 @@ import ssl
 from collections.abc import Sequence
 
 from engine import errors
+from engine.bus.kafka import settings
 from engine.bus.security import MECHANISMS, Security
 
 _EXPIRED, _NOT_YET, _NAME, _ADDRESS = 10, 9, 62, 64
@@ -24,6 +25,17 @@ def user(given: Security, server: str) -> errors.Usage:
 def impostor(server: str) -> errors.Usage:
     """The other end does not know the password itself."""
     return errors.Usage(f"{server} does not know the password of our user, so it is not the broker it claims to be")
+
+
+def clock(topic: str) -> errors.Usage:
+    """A topic that was not made by us, or long ago, and a host whose clock is ahead."""
+    name, value = settings.STAMPED
+    return errors.Usage(
+        f"Kafka topic {topic} refuses the time stamps of this host: its clock is further from the brokers' than"
+        " message.timestamp.after.max.ms allows (an hour): set the clock right (`timedatectl`), or have the brokers"
+        f" stamp: kafka-configs.sh --bootstrap-server HOST:PORT --alter --entity-type topics --entity-name {topic}"
+        f" --add-config {name}={value}"
+    )
 
 
 def mechanism(given: Security, server: str, offered: Sequence[str]) -> errors.Usage:

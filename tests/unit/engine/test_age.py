@@ -101,7 +101,18 @@ def test_a_difference_is_the_least_of_the_last_words() -> None:
     assert difference.seconds == pytest.approx(0.2)
 
 
-def test_a_clock_behind_has_a_difference_below_zero() -> None:
+def test_a_clock_behind_has_a_difference_below_zero_to_which_travel_adds() -> None:
     difference = Difference()
-    difference.heard(1000.0, 900.0)
+    for travelled in (0.5, 0.0, 3.0):
+        difference.heard(1000.0, 900.0 + travelled)
     assert difference.seconds == -100.0
+
+
+@pytest.mark.parametrize(("jump", "words"), [(3600.0, 3), (-3600.0, 1)])
+def test_a_clock_that_is_set_is_seen_after_a_few_words(jump: float, words: int) -> None:
+    difference = Difference()
+    for _ in range(10):
+        difference.heard(1000.0, 1000.2)
+    for _ in range(words):
+        difference.heard(1000.0, 1000.2 + jump)
+    assert difference.seconds == pytest.approx(jump + 0.2)

@@ -1,0 +1,47 @@
+"""What a move of a replica that never came to its end has left: noted before it begins, and gone when it is done."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from engine import linux
+
+FILE = "moving"
+SUFFIX = ".moving"
+"""Behind the name of a copy that is not whole."""
+
+
+def begin(directory: Path, goal: str) -> None:
+    """Note, durably, that a copy is about to be made for `goal`.  Raises Full, Usage, DeviceFailed."""
+    path = directory / FILE
+    fresh = path.with_suffix(".new")
+    try:
+        with open(fresh, "w", encoding="utf-8", errors="surrogateescape") as file:
+            file.write(goal)
+            file.flush()
+            os.fsync(file.fileno())
+        os.rename(fresh, path)
+        linux.sync_directory(str(path))
+    except OSError as why:
+        raise linux.failure(why, str(path), "write it", opening=True) from why
+
+
+def end(directory: Path) -> None:
+    """There is nothing more to say of it.  Repeatable.  A crash that undoes this has it said of files that are gone."""
+    (directory / FILE).unlink(missing_ok=True)
+
+
+def words(directory: Path, path: str, name: str) -> str:
+    """What the operator of the replica at `path`, of stream `name`, should know; nothing when nothing was left."""
+    try:
+        goal = (directory / FILE).read_text(encoding="utf-8", errors="surrogateescape")
+    except OSError:
+        return ""
+    left = [one for one in (f"{goal}{SUFFIX}", goal) if os.path.lexists(one)]
+    if not left or goal == path:
+        return ""
+    return (
+        f"a move to {goal} was not finished, and the replica is {path} as before: remove {' and '.join(left)}, or do it"
+        f" again: {'remove it, then ' if goal in left else ''}`vmferry target move {name} {goal}`"
+    )
