@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import base64
 import contextlib
+import os
 import random
 import signal
 import socket
@@ -217,6 +218,21 @@ def running(
         yield cluster
     finally:
         cluster.kill()
+
+
+@contextlib.contextmanager
+def elsewhere(inside: Sequence[str], host: str) -> Iterator[str]:
+    """The URL of a broker at `host`, begun by the words `inside`: in a network of its own."""
+    command = [*inside, sys.executable, "-m", "tests.support.kafka", "1", host]
+    environment = os.environ | {"PYTHONPATH": str(tools.ROOT), "PATH": tools.PATH}
+    with subprocess.Popen(command, cwd=tools.ROOT, env=environment, stdout=subprocess.PIPE, text=True) as process:
+        try:
+            assert process.stdout is not None
+            url = process.stdout.readline().strip()
+            assert url, "the broker does not start"
+            yield url
+        finally:
+            process.terminate()
 
 
 def _settings(broker: Broker, voters: str, count: int, changed: Mapping[str, str]) -> dict[str, str]:
