@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from tests.support import kafka, netns
-from tests.support.daemons import Daemon, Sent, Sites
+from tests.support.daemons import Count, Daemon, Sites
 from tests.support.ferry import MEBI, image, scribble
 from tests.support.netns import Wan
 
@@ -43,7 +43,7 @@ class Story:
     places: dict[str, str]
     how: Callable[[Wan, str], None]
     side: str
-    sent: Sent = field(default_factory=Sent)
+    sent: Count = field(default_factory=lambda: Count("sent_bytes"))
     before: int = 0
     "The last epoch that was proved before the last `change`."
     told: dict[str, Any] = field(default_factory=dict)

@@ -138,16 +138,17 @@ class Daemon:
             raise AssertionError(f"it did not end: {self.tail()}") from None
 
 
-class Sent:
-    """Bytes that the source has sent for one stream.  It counts from its last start on: what it sent before that stays
+class Count:
+    """A number of a stream's status that begins anew with every start, as "sent_bytes".  What it was before stays
     counted, as far as `look` saw it."""
 
-    def __init__(self) -> None:
+    def __init__(self, key: str) -> None:
         self.total = self._seen = 0
+        self._key = key
 
     def look(self, said: dict[str, Any]) -> None:
-        """`said` is what the source says of the stream; it may say nothing."""
-        now = said.get("sent_bytes", self._seen)
+        """`said` is what a daemon says of the stream; it may say nothing."""
+        now = said.get(self._key, self._seen)
         self.total += now - self._seen if now >= self._seen else now
         self._seen = now
 

@@ -19,7 +19,7 @@ import sys
 import tempfile
 import time
 import uuid
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 from engine import ports
@@ -101,13 +101,13 @@ class Broker:
 
     def wait_ready(self) -> None:
         deadline = time.monotonic() + _START_SECONDS
-        while not self._answers():
+        while not self.answers():
             assert self._process is not None
             if self._process.poll() is not None or time.monotonic() > deadline:
                 raise RuntimeError(f"broker {self.node} does not start: {self.log.read_text()[-2000:]}")
             time.sleep(0.1)
 
-    def _answers(self) -> bool:
+    def answers(self) -> bool:
         """Whether it answers an ApiVersions request: that is when a broker is unfenced and serves clients."""
         try:
             with socket.create_connection((self.host, self.port), 1) as client:
@@ -149,15 +149,18 @@ class Broker:
         self._process = None
 
 
+Settings = Mapping[str, str] | Callable[[Broker], Mapping[str, str]]
+
+
 class Cluster:
-    """`count` brokers below `home`.  `settings` are added to, or replace, those of every broker; `scram` are users, as
-    `format --add-scram` takes them."""
+    """`count` brokers below `home`.  `settings` are added to, or replace, those of every broker, or are made for each;
+    `scram` are users, as `format --add-scram` takes them."""
 
     def __init__(
         self,
         home: Path,
         count: int = 1,
-        settings: Mapping[str, str] | None = None,
+        settings: Settings | None = None,
         scram: Sequence[str] = (),
         host: str = "127.0.0.1",
     ) -> None:
@@ -165,10 +168,10 @@ class Cluster:
         self.brokers = [Broker(home / f"n{node}", node, host) for node in range(1, count + 1)]
         voters = ",".join(f"{broker.node}@127.0.0.1:{broker.controller_port}" for broker in self.brokers)
         name = base64.urlsafe_b64encode(uuid.uuid4().bytes)[:22].decode().replace("-", "a")
-        changed = dict(settings or {})
-        tools_running = [
-            (broker, broker.format(_settings(broker, voters, count, changed), name, scram)) for broker in self.brokers
-        ]
+        tools_running = []
+        for broker in self.brokers:
+            changed = settings(broker) if callable(settings) else settings or {}
+            tools_running.append((broker, broker.format(_settings(broker, voters, count, changed), name, scram)))
         for broker, tool in tools_running:
             if tool.wait():
                 raise RuntimeError(f"broker {broker.node} cannot be formatted: {broker.log.read_text()[-2000:]}")
@@ -207,7 +210,7 @@ async def everything(log: ports.Log) -> list[bytes]:
 def running(
     home: Path,
     count: int = 1,
-    settings: Mapping[str, str] | None = None,
+    settings: Settings | None = None,
     scram: Sequence[str] = (),
     host: str = "127.0.0.1",
 ) -> Iterator[Cluster]:
