@@ -42,6 +42,7 @@ class Faults:
         self._brokers, self._links, self._daemons = brokers, links, daemons
         self._spoiled, self._born, self._diary = spoiled, born, diary
         self._numbers = itertools.count()
+        self._killed: set[str] = set()
         self._steps: list[tuple[float, int, Callable[[float], bool]]] = []
         self.done: Counter[str] = Counter()
         self.told = 0
@@ -67,8 +68,8 @@ class Faults:
         return not self._steps
 
     def down(self, side: str) -> bool:
-        """Whether a daemon was killed and not started again yet."""
-        return self._daemons[side].ended()
+        """Whether a daemon was killed here and not started again yet.  One that ended by itself is not meant."""
+        return side in self._killed
 
     def _begin(self, fault: Fault, now: float) -> bool:
         begin, end = self._of(fault)
@@ -104,10 +105,15 @@ class Faults:
         return all(broker.answers() for broker in self._brokers)
 
     def _kill(self, side: str) -> bool:
-        return self._answers(side) and _done(self._daemons[side].kill)
+        if not self._answers(side):
+            return False
+        self._daemons[side].kill()
+        self._killed.add(side)
+        return True
 
     def _start(self, side: str) -> bool:
         self._daemons[side].begin()
+        self._killed.discard(side)
         self._born(side)
         return True
 

@@ -71,21 +71,19 @@ class Ages:
     """RPO of replicas, by `look`; seconds."""
 
     def __init__(self) -> None:
-        self._found: dict[str, list[float]] = {}
+        self._found: list[float] = []
+        self.worst = 0.0, "", 0.0
+        "(seconds, of which stream, when)"
 
-    def look(self, streams: dict[str, dict[str, Any]], names: Sequence[str]) -> None:
+    def look(self, streams: dict[str, dict[str, Any]], names: Sequence[str], at: float) -> None:
         for name in names:
             if (age := streams.get(name, {}).get("rpo_seconds")) is not None:
-                self._found.setdefault(name, []).append(age)
+                self._found.append(age)
+                self.worst = max(self.worst, (age, name, at))
 
     @property
     def median(self) -> float:
-        return statistics.median(age for ages in self._found.values() for age in ages) if self._found else 0.0
-
-    @property
-    def worst(self) -> tuple[float, str]:
-        """(seconds, of which stream)."""
-        return max(((max(ages), name) for name, ages in self._found.items()), default=(0.0, ""))
+        return statistics.median(self._found) if self._found else 0.0
 
 
 @dataclass(slots=True)

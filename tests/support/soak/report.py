@@ -59,7 +59,7 @@ class Report:
     restarts: dict[str, int]
     receipts: Receipts
     age: float
-    worst_age: tuple[float, str]
+    worst: tuple[float, str, float]
     stall: Stall
     lives: Sequence[Life]
     wrong: Sequence[str]
@@ -89,7 +89,7 @@ class Report:
             ("sent", f"{units.shown(self.sent)}; over the links {_sizes(self.passed)}"),
             ("epochs", f"{self.receipts.applied:,} applied, {self.receipts.proved:,} proved"),
             ("restarts of streams", ", ".join(f"{side} {count}" for side, count in self.restarts.items())),
-            ("RPO, without the restless one's", f"median {self.age:.1f} s, worst {self.worst_age[0]:.0f} s"),
+            ("RPO, without the restless one's", f"median {self.age:.1f} s, worst {_worst(*self.worst)}"),
             ("longest stall of all", f"{self.stall.longest:.0f} s, until {self.stall.ended:.0f} s from the begin"),
             ("first replicas, and equal after the last fault", f"{self.warm:.0f} s, {self.came:.0f} s"),
             *memory,
@@ -102,6 +102,10 @@ class Report:
     def plain(self) -> dict[str, Any]:
         """For JSON."""
         return {"figures": dict(self.rows()), "faults": self.faults, "lives": plain(self.lives), "wrong": self.wrong}
+
+
+def _worst(seconds: float, name: str, at: float) -> str:
+    return f"{seconds:.0f} s ({name}, {at:.0f} s from the begin)"
 
 
 def _sizes(found: dict[str, int]) -> str:

@@ -77,7 +77,7 @@ class Soak:
             sent=sum(one.total for one in self.sent.values()),
             passed={side: link.passed for side, link in self.links.items()},
             restarts={side: sum(count.total for count in counts.values()) for side, counts in self.restarts.items()},
-            receipts=said, age=self.ages.median, worst_age=self.ages.worst, stall=self.stall,
+            receipts=said, age=self.ages.median, worst=self.ages.worst, stall=self.stall,
             lives=self.lives, wrong=self.wrong,
         )  # fmt: skip
 
@@ -142,7 +142,7 @@ class Soak:
             if side == "source":
                 self.sent[name].look(said.get(name, {}))
         if side == "target":
-            self.ages.look(said, self.restful)
+            self.ages.look(said, self.restful, self._now)
             self.stall.look(said, self._now)
 
     def _wait(self, what: str, there: Callable[[], object]) -> float:
