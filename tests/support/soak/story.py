@@ -66,7 +66,7 @@ class Soak:
         try:
             warm = self._wait("the first replicas", self._well)
             self._suffer()
-            came = self._wait("replicas after the last fault", self._well)
+            came = self._wait("replicas after the last fault", lambda: self._well() and self._same())
             self._judge()
             said = receipts_of(self.cluster.url)
         finally:
@@ -157,10 +157,15 @@ class Soak:
 
     def _late(self) -> str:
         both = [daemon.streams() for daemon in self.daemons.values()]
-        return "; ".join(f"{name}: {[said.get(name) for said in both]}" for name in self._unwell(*both))
+        late = [name for name in self.names if name in self._unwell(*both) or not self.sites.same(name)]
+        return "; ".join(f"{name}: {[said.get(name) for said in both]}" for name in late)
 
     def _well(self) -> bool:
         return not self._unwell(*(daemon.streams() for daemon in self.daemons.values()))
+
+    def _same(self) -> bool:
+        """Whether the replicas are what was written last: what is proved may be the state before that."""
+        return all(self.sites.same(name) for name in self.names)
 
     def _unwell(self, own: dict[str, dict[str, Any]], said: dict[str, dict[str, Any]]) -> list[str]:
         """Streams whose replica has not proved what the source is now, or with which something else is wrong."""
