@@ -48,7 +48,7 @@ class TargetDaemon(Daemon):
                 self._serve(streams[record.stream], record)
 
     def _serve(self, stream: registry.Stream, record: registry.Replica, sizes: tuple[int, ...] = ()) -> Replica:
-        rule = next((one for one in self.config.accept if record.disks[0].path and self._taken_by(one, stream)), None)
+        rule = self._rule(stream)
         options = site.Options(
             sizes, rule.secret_file if rule else "", rule.undo_quota if rule else 0, reach=lease_of(self.bus)
         )
@@ -57,8 +57,9 @@ class TargetDaemon(Daemon):
         one.job.start()
         return one
 
-    def _taken_by(self, rule: Accept, stream: registry.Stream) -> bool:
-        return accept.matches(rule, stream.site, stream.label)
+    def _rule(self, stream: registry.Stream) -> Accept | None:
+        """The rule that has it, as the config is now."""
+        return next((one for one in self.config.accept if accept.matches(one, stream.site, stream.label)), None)
 
     # -- what other sites say -----------------------------------------------------------------------------------------
 
@@ -133,10 +134,13 @@ class TargetDaemon(Daemon):
 
     async def changed(self, now: Config) -> None:
         self.config = now
+        for one in self.served.values():  # a quota counts what its rule has, wherever it stands now
+            rule = self._rule(one.stream)
+            one.rule = rule.where if rule else ""
         for name, stream in self.unclaimed.all().items():
             self._consider(name, stream.said)
         for one in list(self.served.values()):
-            rule = next((rule for rule in now.accept if self._taken_by(rule, one.stream)), None)
+            rule = self._rule(one.stream)
             if rule is not None and rule.undo_quota != one.options.undo_quota:
                 await self._again(one)
 

@@ -42,6 +42,15 @@ def keep_freed_memory() -> None:
             _libc.mallopt(parameter, value)
 
 
+def give_back_memory() -> None:
+    """Have malloc give free pages back to the system, also those between pages that are in use.
+
+    Where the C library is not glibc, nothing happens.
+    """
+    if hasattr(_libc, "malloc_trim"):
+        _libc.malloc_trim(0)
+
+
 def fallocate(fd: int, mode: int, start: int, length: int) -> None:
     """fallocate(2) with `mode`, which `os.posix_fallocate` does not take.  Raises OSError; again after EINTR."""
     while _libc.fallocate(fd, mode, start, length) != 0:

@@ -176,6 +176,8 @@ class SourceDaemon(Daemon):
         for name, one in wanted.items():
             if name not in self.served:
                 self._serve(one)
+            else:
+                self.served[name].config = one  # the same, and perhaps on another line
 
     def jobs(self) -> Iterable[Job]:
         return [one.job for one in self.served.values()]

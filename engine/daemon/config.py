@@ -6,7 +6,7 @@ import os
 import re
 import uuid
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -41,7 +41,10 @@ class Common:
 
 @dataclass(frozen=True, slots=True)
 class StreamConfig:
-    """One disk that is a stream.  `id`: a VM's own UUID; empty: made once.  `keep` seconds, `cap` bytes of its log."""
+    """One disk that is a stream.  `id`: a VM's own UUID; empty: made once.  `keep` seconds, `cap` bytes of its log.
+
+    One that stands on another line now is the same.
+    """
 
     name: str
     disk: str
@@ -55,7 +58,7 @@ class StreamConfig:
     cap: int = 0
     log_quota: int | None = None
     force_share: bool = False
-    where: str = ""
+    where: str = field(default="", compare=False)
 
 
 @dataclass(frozen=True, slots=True)

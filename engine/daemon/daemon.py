@@ -14,7 +14,7 @@ from collections.abc import Awaitable, Callable, Coroutine, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-from engine import errors, metrics, places, ports, registry, tuning
+from engine import errors, linux, metrics, places, ports, registry, tuning
 from engine.bus.reach import reach_config
 from engine.bus.shared import SharedBus
 from engine.daemon import config
@@ -25,6 +25,7 @@ from engine.daemon.pulse import Pulse
 from engine.notify import Notifier
 
 log = logging.getLogger("vmferry.daemon")
+_TIDY = 30.0
 Request = dict[str, Any]
 Answer = dict[str, Any]
 
@@ -111,7 +112,8 @@ class Daemon(ABC):
                 exporter = metrics.Exporter()
                 stack.callback(exporter.close)
                 exporter.start(self.common.metrics, metrics.on_loop(asyncio.get_running_loop(), self.status))
-            beside = [asyncio.create_task(one) for one in (*self.background(), self.pulse.run(), self._alive())]
+            own = (self.pulse.run(), self._alive(), self._tidy())
+            beside = [asyncio.create_task(one) for one in (*self.background(), *own)]
             stack.push_async_callback(_cancel, beside)
             self._manager.ready(self._words())
             for problem in self.config.problems:
@@ -134,6 +136,13 @@ class Daemon(ABC):
             self._manager.watchdog()
             self._manager.status(self._words())
             await asyncio.sleep(min(self._manager.watchdog_seconds or 60.0, 60.0) / 2)
+
+    async def _tidy(self) -> None:
+        """Give memory back now and then.  20 streams had 97 MiB of their heap in use and 88 free, all of it resident as
+        time went by (measured; tests/support/soak): what one stream has freed lies between what others hold."""
+        while True:
+            await asyncio.sleep(_TIDY)
+            await asyncio.to_thread(linux.give_back_memory)
 
     async def _until_stopped(self, beside: Sequence[asyncio.Task[None]]) -> None:
         """Raises what ended something that should run for ever: systemd begins us again."""

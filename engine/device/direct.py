@@ -26,10 +26,17 @@ class Buffers:
     def __init__(self) -> None:
         self._free: deque[mmap.mmap] = deque()
 
+    def __len__(self) -> int:
+        """How many are lent to nobody."""
+        return len(self._free)
+
     @contextlib.contextmanager
     def lend(self, size: int) -> Iterator[memoryview]:
         """`size` bytes, of any content.  Nothing may hold on to them."""
-        buffer = self._free.pop() if self._free else mmap.mmap(-1, max(size, PIECE))
+        try:
+            buffer = self._free.pop()
+        except IndexError:
+            buffer = mmap.mmap(-1, max(size, PIECE))
         if len(buffer) < size:
             buffer = mmap.mmap(-1, size)
         try:
@@ -37,6 +44,10 @@ class Buffers:
                 yield view
         finally:
             self._free.append(buffer)
+
+
+SHARED = Buffers()
+"""Of all devices of the process: many streams that rest keep none, as few of them read at one time."""
 
 
 class Direct:

@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 
 from engine import errors, linux
 from engine.device import blocking
-from engine.device.direct import PIECE, Buffers, Direct
+from engine.device.direct import PIECE, SHARED, Direct
 from engine.device.locks import ImageLock
 from engine.ports import Offload
 from schemas.extent import Extent
@@ -31,7 +31,7 @@ class RawDevice:
         direct: Direct | None,
     ) -> None:  # fmt: skip
         self.path, self._fixed, self._lock, self._offload, self._direct = path, fixed, lock, offload, direct
-        self._descriptor, self._buffers = blocking.Descriptor(fd, path), Buffers()
+        self._descriptor, self._buffers = blocking.Descriptor(fd, path), SHARED
         self._size = blocking.measure(fd)
         self._lost = ""
         self._resized = self._created = created

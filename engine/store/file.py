@@ -38,9 +38,6 @@ class _Mapping:
             self._touched = 0
         return data
 
-    def close(self) -> None:
-        self._map.close()
-
 
 class OsFile:
     """`path`, made when it is not there.  With `mapped`, reads go through memory: for many small ones.
@@ -149,7 +146,6 @@ class OsFile:
     def _remap(self, end: int, size: int) -> _Mapping:
         mapping = self._mapping
         if mapping is None or mapping.size > size or end - mapping.size > mapping.size // REMAP:
-            self._unmap()
             try:
                 mapping = self._mapping = _Mapping(self._fd, size)
             except OSError as error:
@@ -157,9 +153,8 @@ class OsFile:
         return mapping
 
     def _unmap(self) -> None:
-        if self._mapping is not None:
-            self._mapping.close()
-            self._mapping = None
+        # Not closed here: another thread may be about to read from it.  It goes with the last of them.
+        self._mapping = None
 
     def _refuse_after_loss(self) -> None:
         if self._lost:

@@ -6,7 +6,9 @@ import errno
 import os
 import random
 import resource
+import sys
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -198,3 +200,21 @@ def test_a_mapping_gives_its_pages_back(tmp_path: Path, monkeypatch: pytest.Monk
             most = max(most, resident_file_bytes() - before)
     store.close()
     assert most < 24 << 20, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+
+
+def test_threads_read_a_mapped_file_while_it_grows(tmp_path: Path) -> None:
+    """As the map of a disk that grew is read: each thread finds the mapping too small, and makes another."""
+    before = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    try:
+        for number in range(10):
+            store = OsFile(tmp_path / str(number), mapped=True)
+            with ThreadPoolExecutor(4) as pool:
+                for power in range(10, 18):
+                    store.write(0, bytes([power]) * (1 << power))
+                    ends = range(1 << (power - 2), 1 << power, 1 << (power - 7))
+                    reads = [pool.submit(store.read, 0, end) for end in ends]
+                    assert all(set(one.result()) == {power} for one in reads)
+            store.close()
+    finally:
+        sys.setswitchinterval(before)

@@ -119,6 +119,21 @@ def test_what_no_rule_takes_is_reported_and_not_applied(sites: Sites) -> None:
     assert (mount / "site-a" / "web.img").stat().st_size == sites.disk("web").stat().st_size
 
 
+def test_a_quota_counts_what_its_rule_took_also_when_it_stands_elsewhere_now(sites: Sites) -> None:
+    rules = sites.target.config["accept"]
+    rules[0]["quota"] = "10M"
+    sites.target.write()
+    sites.start()
+    until(sites.proved())
+    rules.insert(0, {"streams": "site-c/*", "path": f"{sites.home}/{{name}}.img"})
+    sites.target.reload()
+    image(sites.disk("db"), 4 * MEBI)
+    sites.serve("db")
+    sites.source.reload()
+    until(lambda: "4 MiB more would pass the quota of 10 MiB" in sites.target.stream("db").get("why", ""))
+    assert "of which 8 MiB are taken" in sites.target.stream("db")["why"]
+
+
 def test_pause_and_rate_outlive_the_daemon_and_need_no_other_side(sites: Sites) -> None:
     sites.start()
     until(sites.proved())
@@ -210,6 +225,7 @@ def test_one_bad_stream_in_a_changed_config_harms_no_other(sites: Sites) -> None
     sites.serve("db")
     sites.start()
     until(lambda: sites.proved()() and sites.proved("db")())
+    sent = sites.source.stream("db")["sent_bytes"]
     sites.source.config["streams"]["web"]["every"] = "often"
     sites.source.write()
     sites.source.send(signal.SIGHUP)
@@ -220,6 +236,7 @@ def test_one_bad_stream_in_a_changed_config_harms_no_other(sites: Sites) -> None
     scribble(sites.disk("web"), 0, 9000, seed=5)  # as it stood before, it goes on
     until(lambda: same(sites.disk("web"), sites.replica()))
     assert sites.source.stream("db")["restarts"] == 0
+    assert sites.source.stream("db")["sent_bytes"] >= sent > 0, "it was begun anew, as its entry stands a line lower"
     sites.source.file.write_text("site = ")
     with pytest.raises(errors.Usage, match=r"source\.toml:1: "):
         sites.source.ask("reload")

@@ -12,7 +12,7 @@ from aiokafka.admin import AIOKafkaAdminClient
 from aiokafka.admin.config_resource import ConfigResource, ConfigResourceType
 
 from tests.support.clocks import Clock
-from tests.support.daemons import Daemon, Sites
+from tests.support.daemons import Sites
 from tests.support.ferry import MEBI, image, same, scribble, until
 from tests.support.kafka import Cluster
 
@@ -28,14 +28,9 @@ class Jumping:
     """Two sites, the clock of each with a mind of its own."""
 
     def __init__(self, home: Path, bus: str = "", **common: str) -> None:
-        self.sites = Sites(home, bus, **common)
-        self.clocks = {}
-        for side in ("source", "target"):
-            place = home / f"{side}-clock"
-            place.mkdir()
-            clock = self.clocks[side] = Clock(place)
-            before: Daemon = getattr(self.sites, side)
-            setattr(self.sites, side, Daemon(side, home, before.config, clock.before))
+        self.clocks = {side: Clock(home / f"{side}-clock") for side in ("source", "target")}
+        inside = self.clocks["source"].before, self.clocks["target"].before
+        self.sites = Sites(home, bus, inside=inside, **common)
         image(self.sites.disk("web"), 8 * MEBI)
         self.sites.serve("web", keep="30m")
         self._seed = 0

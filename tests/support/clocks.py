@@ -22,6 +22,7 @@ class Clock:
     """Right until `jump`.  `before` comes before the command of the process that lives by it."""
 
     def __init__(self, home: Path) -> None:
+        home.mkdir(parents=True)
         self._file = home / "clock"
         self.jump(0)
 

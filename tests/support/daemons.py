@@ -1,4 +1,4 @@
-"""A source and a target daemon as processes, over any bus, with what an operator would do to them."""
+"""A source and a target daemon as processes, over any bus and in any network, and what an operator would do to them."""
 
 from __future__ import annotations
 
@@ -7,13 +7,14 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 from engine import errors
 from engine.daemon import control
-from tests.support.ferry import PATIENCE, ROOT, Ferry, until
+from tests.support import tools
+from tests.support.ferry import PATIENCE, ROOT, Ferry, same, until
 
 Streams = dict[str, dict[str, Any]]
 
@@ -41,14 +42,18 @@ def toml(values: dict[str, Any]) -> str:
 
 
 class Daemon:
-    """One side.  `config` may be changed between `write` and `reload`."""
+    """One side.  `config` may be changed between `write` and `reload`.
 
-    def __init__(self, side: str, home: Path, config: dict[str, Any], before: list[str] | None = None) -> None:
+    `before` are words that start it elsewhere, as in a network namespace: its control socket is a file, and is reached
+    from outside.
+    """
+
+    def __init__(self, side: str, home: Path, config: dict[str, Any], before: Sequence[str] = ()) -> None:
         self.side, self.home = side, home
         self.state, self.file, self.log = home / f"{side}-state", home / f"{side}.toml", home / f"{side}.log"
         self.config = {"state": str(self.state), **config}
         self.ferry = Ferry(self.state)
-        self._before = before or []
+        self._before = before
         self._process: subprocess.Popen[bytes] | None = None
         home.mkdir(parents=True, exist_ok=True)
         self.write()
@@ -66,14 +71,19 @@ class Daemon:
         assert self._process is not None
         return self._process.pid
 
-    def start(self) -> Daemon:
-        """Begin it, and wait until it answers."""
+    def begin(self) -> Daemon:
+        """Start it, and wait for nothing."""
         command = [*self._before, sys.executable, "-m", "engine.cli", self.side, "run", "-c", str(self.file)]
-        environment = {**os.environ, "PYTHONPATH": str(ROOT), "PYTHONWARNINGS": "error"}
+        environment = os.environ | {"PYTHONPATH": str(ROOT), "PYTHONWARNINGS": "error", "PATH": tools.PATH}
         with open(self.log, "ab") as log:
             self._process = subprocess.Popen(command, env=environment, stdout=log, stderr=log)
+        return self
+
+    def start(self) -> Daemon:
+        """Begin it, and wait until it answers."""
+        self.begin()
         until(lambda: self.ended() or control.answers(self.socket))
-        assert not self.ended(), self.log.read_text()
+        assert not self.ended(), self.tail()
         return self
 
     def ended(self) -> bool:
@@ -84,12 +94,20 @@ class Daemon:
         return control.ask(self.socket, {"do": do, **words})
 
     def streams(self) -> Streams:
-        """What its status says of each stream, by label."""
-        return {one["label"]: one for one in self.ask("status")["streams"]}
+        """What its status says of each stream, by label; nothing before it answers.  It must run."""
+        assert not self.ended(), f"the {self.side} ended: {self.tail()}"
+        try:
+            return {one["label"]: one for one in self.ask("status")["streams"]}
+        except errors.Transient:
+            return {}
 
     def stream(self, label: str = "web") -> dict[str, Any]:
         """Of one stream; nothing while there is none."""
         return self.streams().get(label, {})
+
+    def tail(self) -> str:
+        """The end of its log."""
+        return self.log.read_text(errors="replace")[-4000:]
 
     def send(self, number: signal.Signals) -> None:
         assert self._process is not None
@@ -117,22 +135,48 @@ class Daemon:
             return self._process.wait(PATIENCE)
         except subprocess.TimeoutExpired:
             self._process.kill()
-            raise AssertionError(f"it did not end: {self.log.read_text()[-3000:]}") from None
+            raise AssertionError(f"it did not end: {self.tail()}") from None
+
+
+class Count:
+    """A number of a stream's status that begins anew with every start, as "sent_bytes".  What it was before stays
+    counted, as far as `look` saw it."""
+
+    def __init__(self, key: str) -> None:
+        self.total = self._seen = 0
+        self._key = key
+
+    def look(self, said: dict[str, Any]) -> None:
+        """`said` is what a daemon says of the stream; it may say nothing."""
+        now = said.get(self._key, self._seen)
+        self.total += now - self._seen if now >= self._seen else now
+        self._seen = now
 
 
 class Sites:
-    """Two sites over one bus: disks of the first in HOME/disks, replicas in HOME/replicas/SITE-NAME.img."""
+    """Two sites over one bus: disks of the first in HOME/disks, replicas in HOME/replicas/SITE-NAME.img.
 
-    def __init__(self, home: Path, bus: str = "", every: str = "300ms", **common: Any) -> None:
+    `inside` are the words that start the source and the target each in a network of its own.
+    """
+
+    def __init__(
+        self,
+        home: Path,
+        bus: str = "",
+        every: str = "300ms",
+        inside: tuple[Sequence[str], Sequence[str]] = ((), ()),
+        **common: Any,
+    ) -> None:
         self.home, self.disks, self.replicas = home, home / "disks", home / "replicas"
         for path in (self.disks, self.replicas):
             path.mkdir(parents=True)
         common = {"bus": bus or f"log:{home / 'log'}", **common}
         rule = {"streams": "site-a/*", "path": f"{self.replicas}/{{site}}-{{name}}.img"}
-        self.source = Daemon("source", home, {"site": "site-a", **common, "defaults": {"every": every}, "streams": {}})
-        self.target = Daemon("target", home, {"site": "site-b", **common, "accept": [rule]})
+        ours = {"site": "site-a", **common, "defaults": {"every": every}, "streams": {}}
+        self.source = Daemon("source", home, ours, inside[0])
+        self.target = Daemon("target", home, {"site": "site-b", **common, "accept": [rule]}, inside[1])
 
-    def disk(self, name: str) -> Path:
+    def disk(self, name: str = "web") -> Path:
         return self.disks / f"{name}.img"
 
     def replica(self, name: str = "web") -> Path:
@@ -147,6 +191,10 @@ class Sites:
         self.source.start()
         self.target.start()
         return self
+
+    def same(self, name: str = "web") -> bool:
+        """Whether a replica is its disk, byte by byte."""
+        return self.replica(name).exists() and same(self.disk(name), self.replica(name))
 
     def proved(self, name: str = "web") -> Callable[[], bool]:
         """Whether the replica has proved what its source last cut, a cut that was begun after this call."""

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import base64
 import contextlib
+import os
 import random
 import signal
 import socket
@@ -18,7 +19,7 @@ import sys
 import tempfile
 import time
 import uuid
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 from engine import ports
@@ -53,9 +54,13 @@ _GIVEN: set[int] = set()
 
 
 def free_port() -> int:
-    """One that was never given before, and that no outgoing connection gets (those are from 32768 on)."""
+    """One that was never given before, and that no outgoing connection gets (those are from 32768 on).
+
+    Tests that run beside each other, in processes of their own, have ranges of their own.
+    """
+    first = 15_000 + 4_000 * (int(os.environ.get("PYTEST_XDIST_WORKER", "gw0")[2:]) % 4)
     while True:
-        port = random.SystemRandom().randrange(15_000, 32_000)
+        port = random.SystemRandom().randrange(first, first + 4_000)
         if port in _GIVEN:
             continue
         with contextlib.suppress(OSError), socket.create_server(("127.0.0.1", port)):
@@ -100,13 +105,13 @@ class Broker:
 
     def wait_ready(self) -> None:
         deadline = time.monotonic() + _START_SECONDS
-        while not self._answers():
+        while not self.answers():
             assert self._process is not None
             if self._process.poll() is not None or time.monotonic() > deadline:
                 raise RuntimeError(f"broker {self.node} does not start: {self.log.read_text()[-2000:]}")
             time.sleep(0.1)
 
-    def _answers(self) -> bool:
+    def answers(self) -> bool:
         """Whether it answers an ApiVersions request: that is when a broker is unfenced and serves clients."""
         try:
             with socket.create_connection((self.host, self.port), 1) as client:
@@ -148,15 +153,18 @@ class Broker:
         self._process = None
 
 
+Settings = Mapping[str, str] | Callable[[Broker], Mapping[str, str]]
+
+
 class Cluster:
-    """`count` brokers below `home`.  `settings` are added to, or replace, those of every broker; `scram` are users, as
-    `format --add-scram` takes them."""
+    """`count` brokers below `home`.  `settings` are added to, or replace, those of every broker, or are made for each;
+    `scram` are users, as `format --add-scram` takes them."""
 
     def __init__(
         self,
         home: Path,
         count: int = 1,
-        settings: Mapping[str, str] | None = None,
+        settings: Settings | None = None,
         scram: Sequence[str] = (),
         host: str = "127.0.0.1",
     ) -> None:
@@ -165,10 +173,10 @@ class Cluster:
         self.brokers = [Broker(home / f"n{node}", node, host) for node in range(1, count + 1)]
         voters = ",".join(f"{broker.node}@127.0.0.1:{broker.controller_port}" for broker in self.brokers)
         name = base64.urlsafe_b64encode(uuid.uuid4().bytes)[:22].decode().replace("-", "a")
-        changed = dict(settings or {})
-        tools_running = [
-            (broker, broker.format(_settings(broker, voters, count, changed), name, scram)) for broker in self.brokers
-        ]
+        tools_running = []
+        for broker in self.brokers:
+            changed = settings(broker) if callable(settings) else settings or {}
+            tools_running.append((broker, broker.format(_settings(broker, voters, count, changed), name, scram)))
         for broker, tool in tools_running:
             if tool.wait():
                 raise RuntimeError(f"broker {broker.node} cannot be formatted: {broker.log.read_text()[-2000:]}")
@@ -207,7 +215,7 @@ async def everything(log: ports.Log) -> list[bytes]:
 def running(
     home: Path,
     count: int = 1,
-    settings: Mapping[str, str] | None = None,
+    settings: Settings | None = None,
     scram: Sequence[str] = (),
     host: str = "127.0.0.1",
 ) -> Iterator[Cluster]:
@@ -218,6 +226,21 @@ def running(
         yield cluster
     finally:
         cluster.kill()
+
+
+@contextlib.contextmanager
+def elsewhere(inside: Sequence[str], host: str) -> Iterator[str]:
+    """The URL of a broker at `host`, begun by the words `inside`: in a network of its own."""
+    command = [*inside, sys.executable, "-m", "tests.support.kafka", "1", host]
+    environment = os.environ | {"PYTHONPATH": str(tools.ROOT), "PATH": tools.PATH}
+    with subprocess.Popen(command, cwd=tools.ROOT, env=environment, stdout=subprocess.PIPE, text=True) as process:
+        try:
+            assert process.stdout is not None
+            url = process.stdout.readline().strip()
+            assert url, "the broker does not start"
+            yield url
+        finally:
+            process.terminate()
 
 
 def _settings(broker: Broker, voters: str, count: int, changed: Mapping[str, str]) -> dict[str, str]:
