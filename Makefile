@@ -1,9 +1,10 @@
 # Two commands do all the set-up on a fresh Debian or Ubuntu with only Python >= 3.11, git and make:
 #   make demo    no root: replicates a disk image, changes it, ships the delta, proves both equal
 #   make test    installs what the tests need (as root or by sudo), then runs every check there is
-# Settings: PYTHON (the interpreter to start from), VENV, PYTEST_ARGS, FIRST and SEEDS (make sim).
+# Settings: PYTHON (the interpreter to start from), VENV, WORKERS (test files at a time), PYTEST_ARGS, FIRST and SEEDS (make sim).
 
 VENV ?= .venv
+WORKERS ?= 2
 PYTEST_ARGS ?=
 FIRST ?= 1
 SEEDS ?= 100000
@@ -18,7 +19,7 @@ help:
 	@sed -n '/^$$/q;s/^# //p' Makefile
 
 test: tools check
-	$(BIN)/python -m pytest $(PYTEST_ARGS)
+	$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile $(PYTEST_ARGS)
 
 # All that is checked without running anything.
 check: lint types contracts documents

@@ -137,26 +137,23 @@ class Index:
 
 
 def _version(path: Path) -> int:
-    """PRAGMA user_version of the file, and nothing is changed by asking; 0 where nothing was stored yet.
+    """PRAGMA user_version of the file, which is not changed by asking; 0 where nothing was stored yet.
 
-    Without a WAL by its place in the header (SQLite's file format, section 1.3): to open a file without its locks is
-    safe only for who knows that nobody else does, and with them leaves files beside it.
+    By SQLite, and by its usual locks: a descriptor of our own, and its immutable mode, would let go of every lock that
+    this process has on the file once they are closed (POSIX), so that another process takes itself for the last one and
+    removes the WAL that our readers look at.  An empty WAL may stay beside the file.
     """
-    if _size(f"{path}-wal"):
-        db = sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True, timeout=_BUSY_SECONDS)
-        try:
-            return int(db.execute("PRAGMA user_version").fetchone()[0])
-        finally:
-            db.close()
     if not _size(path):
         return 0
-    with open(path, "rb") as file:
-        head = file.read(64)
-    return int.from_bytes(head[60:], "big", signed=True) if head.startswith(b"SQLite format 3\0") else 0
+    db = sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True, timeout=_BUSY_SECONDS)
+    try:
+        return int(db.execute("PRAGMA user_version").fetchone()[0])
+    finally:
+        db.close()
 
 
-def _size(path: str | Path) -> int:
+def _size(path: Path) -> int:
     try:
         return os.stat(path).st_size
-    except FileNotFoundError:  # also: whoever had it open has just closed it
+    except FileNotFoundError:
         return 0

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
-from engine import errors, places, tuning
+from engine import errors, places, registry, tuning
 from engine.cli import room, wings
 from engine.cli.setting import Pair
 from engine.cli.side import Side, until
@@ -84,7 +84,7 @@ class Replication:
             self._total, self._source_site = await site.data(), site
             site.shipper.bound(self._total)
             room.refuse_state(self.where, self.pair, self._total, self.choices.state_quota)
-            if not self.pair.replica.begun and not self.pair.replica.unread:
+            if not (replica := self._replica()).begun and not replica.unread:
                 # Of a first time it is known what travels; of later ones only that it is no more than changed.
                 room.refuse(room.needs(self.where, self.pair, self._total, self._total, 0))
             self._opened.set()
@@ -111,13 +111,18 @@ class Replication:
             await passes.idle(max(0.0, began + self.choices.every - time.monotonic()))
 
     async def _target(self) -> None:
-        opening = wings.consumers().open_replica(self.where, self.pair.stream, self.pair.replica, self.choices.target)
+        opening = wings.consumers().open_replica(self.where, self.pair.stream, self._replica(), self.choices.target)
         async with opening as site:
             self._note(site.notes)
             self._target_site = site
             await site.recover()
             self._ready.set()
             await site.run(lambda: self._going)
+
+    def _replica(self) -> registry.Replica:
+        """As it is on record: this run may have made its image, and opens it again after trouble."""
+        ours = self.pair.replica
+        return next(one for one in registry.Registry(self.where).replicas(ours.stream) if one.replica == ours.replica)
 
     def _note(self, notes: list[str]) -> None:
         self.notes += [note for note in notes if note not in self.notes]

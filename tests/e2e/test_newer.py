@@ -56,7 +56,10 @@ def seen(root: Path) -> dict[str, str]:
     return {
         str(path.relative_to(root)): hashlib.sha256(path.read_bytes()).hexdigest()
         for path in sorted(root.rglob("*"))
-        if path.is_file() and path.name not in HOLDERS and not path.name.endswith("-shm")
+        if path.is_file()
+        and path.name not in HOLDERS
+        and not path.name.endswith("-shm")
+        and not (path.name.endswith("-wal") and not path.stat().st_size)
     }
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -37,8 +38,14 @@ def _begin(sites: Sites) -> None:
 def _waits_for_room(sites: Sites, daemon: Daemon, place: Path, streams: tuple[str, ...] = ("web",)) -> None:
     """Each of `streams` says that there is no room at `place`, and what to do; monitoring is told."""
     for name in streams:
-        until(lambda: daemon.stream(name)["state"] == "trouble")  # noqa: B023  # it is called at once
-        why = daemon.stream(name)["why"]
+        found: dict[str, Any] = {}
+
+        def in_trouble() -> bool:
+            found.update(daemon.stream(name))  # noqa: B023  # it is called at once
+            return bool(found["state"] == "trouble")  # noqa: B023
+
+        until(in_trouble)
+        why = found["why"]
         assert str(place) in why
         assert "no space left" in why
         assert "free some" in why

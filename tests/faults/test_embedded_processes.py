@@ -239,3 +239,29 @@ def test_a_reader_of_a_new_topic_waits_for_the_writer_that_puts_it_right_and_kee
     assert reader.read(0, 100) == []
     reader.close()
     lock.close()
+
+
+async def test_a_reader_sees_what_comes_after_others_of_its_process_have_looked_and_gone(tmp_path: Path) -> None:
+    """Whoever opens the index beside it must not let go of its locks: the next writer to end would remove its WAL."""
+    await _speak(tmp_path, "first")
+    reader = await EmbeddedBus(tmp_path).open("receipts")
+    seen = len(await reader.read(0, 1 << 20, 0))
+    for name in ("second", "third"):
+        other = EmbeddedBus(tmp_path)
+        assert (await (await other.open("receipts")).ends())[1] == seen
+        await other.close()
+        await _speak(tmp_path, name)
+        found = await reader.read(seen, 1 << 20, 5)
+        assert [one.data for one in found] == [
+            f"{name} {number} {part}".encode() for number in range(2) for part in range(3)
+        ]
+        seen += len(found)
+    await reader.close()
+
+
+async def _speak(home: Path, name: str) -> None:
+    """Six receipts, by a process that ends in order."""
+    process = await asyncio.create_subprocess_exec(
+        sys.executable, "-c", _SPEAKER, str(home), name, "2", env={**os.environ, "PYTHONPATH": str(ROOT)}
+    )
+    assert await process.wait() == 0

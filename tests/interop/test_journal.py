@@ -69,10 +69,10 @@ def kept() -> list[dict[str, Any]]:
 
 def test_a_real_journal_keeps_every_field() -> None:
     two, large, none = kept()
-    assert two["MESSAGE"] == "of two\nPRIORITY=0 lines"
+    assert two["MESSAGE"] == "[web-1] of two\nPRIORITY=0 lines"
     assert (two["PRIORITY"], two["LOGGER"]) == ("4", "vmferry.ship")
     assert (two["VMFERRY_STREAM"], two["VMFERRY_SITE"]) == ("web-1", "site-a")
     assert int(two["CODE_LINE"]) > 1
-    assert (large["PRIORITY"], large["MESSAGE"]) == ("6", "x" * (1 << 20))
+    assert (large["PRIORITY"], large["MESSAGE"]) == ("6", "[web-1] " + "x" * (1 << 20))
     assert (none["PRIORITY"], none["MESSAGE"]) == ("3", "of no stream")
     assert "VMFERRY_STREAM" not in none
