@@ -10,6 +10,7 @@ from __future__ import annotations
 import argparse
 import json
 import shutil
+import signal
 import sys
 import tempfile
 from pathlib import Path
@@ -29,6 +30,8 @@ def main() -> int:
     parser.add_argument("--json", metavar="FILE", help="everything that was measured")
     chosen = parser.parse_args()
     planned = Plan(chosen.streams, 60 * chosen.minutes, chosen.brokers, chosen.seed, chosen.every)
+    for number in (signal.SIGTERM, signal.SIGHUP):  # daemons and brokers are not to be left behind
+        signal.signal(number, lambda number, _: sys.exit(128 + number))
     home = Path(tempfile.mkdtemp(prefix="vmferry-soak-"))
     print(f"{len(planned.faults())} faults are planned; all of it lies in {home}", file=sys.stderr, flush=True)
     try:

@@ -62,8 +62,8 @@ class Soak:
 
     def run(self) -> Report:
         """All of it.  `wrong` of the report has what was not as promised."""
-        self._set_up()
         try:
+            self._set_up()
             warm = self._wait("the first replicas", self._well)
             self._suffer()
             came = self._wait("replicas after the last fault", lambda: self._well() and self._same())
