@@ -69,9 +69,10 @@ class Admin:
                 if isinstance(why, (errors.Usage, errors.Unsafe, errors.NotFound)):
                     return why
         count, trouble_with = probe.told(found)
-        return errors.Transient(
-            f"Kafka is away: {count} of {len(found)} brokers answer: {'; '.join(filter(None, (trouble_with, said)))}"
-        )
+        answering = f"{count} of {len(found)} brokers answer"
+        if count == len(found):  # again, by now
+            return errors.Transient(f"Kafka did not do what it was asked ({said}), and {answering}")
+        return errors.Transient(f"Kafka is away: {answering}: {'; '.join(filter(None, (trouble_with, said)))}")
 
     def classify(self, topic: str, why: BaseException, operation: str) -> errors.FerryError:
         """`trouble.classify`, knowing who we are."""
