@@ -120,8 +120,10 @@ class Replication:
             await site.run(lambda: self._going)
 
     def _replica(self) -> registry.Replica:
-        """As it is on record: this run may have made its image, and opens it again after trouble."""
+        """As it was given; once this run has opened it, and perhaps made its image, as it is on record."""
         ours = self.pair.replica
+        if not self._ready.is_set():
+            return ours
         return next(one for one in registry.Registry(self.where).replicas(ours.stream) if one.replica == ours.replica)
 
     def _note(self, notes: list[str]) -> None:
