@@ -19,6 +19,9 @@ from engine.bus.kafka.rollcall import RollCall
 T = TypeVar("T")
 
 _PAUSE_SECONDS = 0.1
+_TRY_SECONDS = 5.0
+"""For one question.  aiokafka waits for ever for a broker that it takes for the controller and that is gone; one that
+was asked anew for the brokers there are knows better."""
 
 
 class TooFew(errors.Usage):
@@ -207,12 +210,14 @@ class Admin:
         deadline = loop.time() + self._patience
         while True:
             try:
-                async with asyncio.timeout_at(deadline):
+                async with asyncio.timeout(min(_TRY_SECONDS, deadline - loop.time())):
                     return await call()
             except kafka.OffsetOutOfRangeError:
                 raise
             except TimeoutError as why:
-                raise await self.unreachable("no answer in time") from why
+                if loop.time() + _PAUSE_SECONDS > deadline:
+                    raise await self.unreachable("no answer in time") from why
+                self._client._client.force_metadata_update()
             except kafka.KafkaError as why:
                 if loop.time() + _PAUSE_SECONDS > deadline:
                     raise await self.unreachable(str(why)) from why
