@@ -6,6 +6,7 @@ import fnmatch
 import os
 import re
 from collections.abc import Sequence
+from pathlib import Path
 
 from engine import errors, linux, registry, units
 from engine.daemon.config import Accept
@@ -71,14 +72,12 @@ def refuse(rule: Accept, said: control.Present, taken: int, where: str, known: r
 
 def make_room(rule: Accept, where: str) -> None:
     """Make the directories below the base of the rule, durably, from the top.  Raises Transient where that fails."""
-    parent = os.path.dirname(where)
-    missing = []
-    while len(parent) > len(rule.base) and not os.path.isdir(parent):
-        missing.append(parent)
-        parent = os.path.dirname(parent)
+    directory = Path(rule.base)
     try:
-        for directory in reversed(missing):
-            os.mkdir(directory, 0o750)
-            linux.sync_directory(directory)
+        for part in Path(os.path.relpath(os.path.dirname(where), rule.base)).parts:
+            directory /= part
+            directory.mkdir(0o750, exist_ok=True)
+            # Also of one that is there: whoever made it may have been killed before this.
+            linux.sync_directory(str(directory))
     except OSError as why:
         raise errors.Transient(f"{why.filename}: cannot be made for a replica: {why.strerror}") from why

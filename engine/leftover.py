@@ -14,17 +14,7 @@ SUFFIX = ".moving"
 
 def begin(directory: Path, goal: str) -> None:
     """Note, durably, that a copy is about to be made for `goal`.  Raises Full, Usage, DeviceFailed."""
-    path = directory / FILE
-    fresh = path.with_suffix(".new")
-    try:
-        with open(fresh, "w", encoding="utf-8", errors="surrogateescape") as file:
-            file.write(goal)
-            file.flush()
-            os.fsync(file.fileno())
-        os.rename(fresh, path)
-        linux.sync_directory(str(path))
-    except OSError as why:
-        raise linux.failure(why, str(path), "write it", opening=True) from why
+    linux.replace_text(directory / FILE, goal)
 
 
 def end(directory: Path) -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import ctypes
 import errno
 import os
+from pathlib import Path
 
 from engine import errors
 
@@ -95,6 +96,24 @@ def sync_directory(path: str) -> None:
         os.fsync(fd)
     finally:
         os.close(fd)
+
+
+def replace_text(path: Path, text: str) -> None:
+    """Have `path` hold `text`, durably when it returns.  Raises Full, Usage, DeviceFailed.
+
+    A fresh file is written and synced, takes the name, and the directory is synced.  A crash before it has the name
+    leaves what was there, one behind that either of both, and never a part.
+    """
+    fresh = path.with_suffix(".new")
+    try:
+        with open(fresh, "w", encoding="utf-8", errors="surrogateescape") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        os.rename(fresh, path)
+        sync_directory(str(path))
+    except OSError as why:
+        raise failure(why, str(path), "write it", opening=True) from why
 
 
 def free_bytes(path: str) -> int | None:

@@ -184,17 +184,7 @@ def identified(disk: Disk) -> Disk:
 
 def _save(path: Path, record: Stream | Replica) -> None:
     places.make(path.parent)
-    fresh = path.with_suffix(".new")
-    text = json.dumps({"version": VERSION, **dataclasses.asdict(record)}, indent=1)
-    try:
-        with open(fresh, "w", encoding="utf-8") as file:
-            file.write(text + "\n")
-            file.flush()
-            os.fsync(file.fileno())
-        os.rename(fresh, path)
-        linux.sync_directory(str(path))
-    except OSError as why:
-        raise linux.failure(why, str(path), "write it", opening=True) from why
+    linux.replace_text(path, json.dumps({"version": VERSION, **dataclasses.asdict(record)}, indent=1) + "\n")
 
 
 def _load(path: Path, kind: type[Stream] | type[Replica], still: bool) -> Stream | Replica | None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import json
 import logging
-import os
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -54,14 +53,4 @@ def load(directory: Path) -> Wishes:
 def save(directory: Path, wishes: Wishes) -> None:
     """Durable when it returns: a stream that was paused stays so over a power cut."""
     places.make(directory)
-    path = directory / FILE
-    fresh = path.with_suffix(".new")
-    try:
-        with open(fresh, "w", encoding="utf-8") as file:
-            json.dump({"version": VERSION, **dataclasses.asdict(wishes)}, file)
-            file.flush()
-            os.fsync(file.fileno())
-        os.rename(fresh, path)
-        linux.sync_directory(str(path))
-    except OSError as why:
-        raise linux.failure(why, str(path), "write it", opening=True) from why
+    linux.replace_text(directory / FILE, json.dumps({"version": VERSION, **dataclasses.asdict(wishes)}))

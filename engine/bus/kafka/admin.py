@@ -20,8 +20,8 @@ T = TypeVar("T")
 
 _PAUSE_SECONDS = 0.1
 _TRY_SECONDS = 5.0
-"""For one question.  aiokafka waits for ever for a broker that it takes for the controller and that is gone; one that
-was asked anew for the brokers there are knows better."""
+"""For one try.  aiokafka waits for ever for a broker that it takes for the controller and that is gone: before the next
+try it learns which brokers there are."""
 
 
 class TooFew(errors.Usage):
