@@ -35,15 +35,10 @@ class Stays:
 
 
 def keep(directory: Path, name: str, amount: int) -> None:
-    """Remember `amount` bytes, 0 for no quota.  Raises Newer, Full, DeviceFailed."""
+    """Remember `amount` bytes, 0 for no quota, durably.  Raises Newer, Full, DeviceFailed."""
     if kept(directory, name) == amount:
         return
-    fresh = directory / f"{name}.new"
-    try:
-        fresh.write_text(json.dumps({"version": VERSION, "bytes": amount}) + "\n")
-        fresh.replace(directory / name)
-    except OSError as why:
-        raise linux.failure(why, str(fresh), "write it", opening=True) from why
+    linux.replace_text(directory / name, json.dumps({"version": VERSION, "bytes": amount}) + "\n")
 
 
 def kept(directory: Path, name: str) -> int:
