@@ -38,14 +38,15 @@ class TargetDaemon(Daemon):
         self.served: dict[str, Replica] = {}
         self.unclaimed = Unclaimed(time.monotonic)
         self.listener = Listener(self.bus, found.common.prefix, self._heard)
-        self._known = registry.Registry(where)
         self.doing |= Tend(self, self.chores).requests() | {"take": self._take_again}
 
     async def begin(self) -> None:
-        streams = {one.stream: one for one in self._known.streams()}
-        for record in self._known.replicas():
+        streams = {one.stream: one for one in self.known.streams()}
+        for record in self.known.replicas():
             if (record.bus, record.prefix) == (self.common.bus, self.common.prefix) and record.stream in streams:
                 self._serve(streams[record.stream], record)
+        for name, why in self.newer.items():
+            log.error("%s", why, extra={"stream": name})
 
     def _serve(self, stream: registry.Stream, record: registry.Replica, sizes: tuple[int, ...] = ()) -> Replica:
         rule = self._rule(stream)
@@ -80,7 +81,7 @@ class TargetDaemon(Daemon):
             log.info("stream %s is called %s/%s now", one.stream.stream, said.site, said.label)
             one.stream = replace(one.stream, label=said.label, site=said.site)
             one.job.label = said.label
-            self._known.save(one.stream)
+            self.known.save(one.stream)
 
     def _consider(self, name: str, said: control.Present) -> None:
         """Take a stream that was never heard of, or say why not."""
@@ -91,15 +92,16 @@ class TargetDaemon(Daemon):
         if not said.volumes:
             self.unclaimed.refuse(name, said, "its source has not been looked at yet")
             return
-        if wishes.load(self.where.stream(name)).forgotten:
-            self.unclaimed.refuse(
-                name, said, f"it was forgotten here: `vmferry target take {said.label}` takes it again", forgotten=True
-            )
-            return
         where = accept.path(rule, said, name)
         taken = sum(self._size(one) for one in self.served.values() if one.rule == rule.where)
         try:
-            if why := accept.refuse(rule, said, taken, where, self._known):
+            if name in self.newer:
+                raise self.newer[name]
+            if wishes.load(self.where.stream(name)).forgotten:
+                way = f"it was forgotten here: `vmferry target take {said.label}` takes it again"
+                self.unclaimed.refuse(name, said, way, forgotten=True)
+                return
+            if why := accept.refuse(rule, said, taken, where, self.known):
                 self.unclaimed.refuse(name, said, why)
                 return
             accept.make_room(rule, where)
@@ -119,8 +121,8 @@ class TargetDaemon(Daemon):
             secrets.token_hex(16), name, common.bus, (disk,), unread=rule.adopt and os.path.lexists(where),
             prefix=common.prefix, config=str(common.file),
         )  # fmt: skip
-        self._known.save(stream)
-        self._known.save(record)
+        self.known.save(stream)
+        self.known.save(record)
         self.unclaimed.drop(name)
         log.info("stream %s/%s (%s) is taken: its replica is %s", said.site, said.label, name, where)
         self._serve(stream, record, tuple(one.size for one in said.volumes)).hear(said, None)
@@ -163,7 +165,7 @@ class TargetDaemon(Daemon):
                 await self._again(one)
 
     def _record(self, one: Replica) -> registry.Replica:
-        return next(two for two in self._known.replicas(one.stream.stream) if two.replica == one.record.replica)
+        return next(two for two in self.known.replicas(one.stream.stream) if two.replica == one.record.replica)
 
     def dropped(self, one: Replica) -> None:
         """It was forgotten: it is no replica of this site any more."""
@@ -211,7 +213,7 @@ class TargetDaemon(Daemon):
 
     async def pause(self, name: str, paused: bool) -> Answer:
         one = self.find(name)
-        one.asked = replace(one.asked, paused=paused)
+        one.asked = replace(wishes.load(one.directory), paused=paused)
         wishes.save(one.directory, one.asked)
         one.job.wake()
         return {"stream": one.stream.stream, "label": one.stream.label, "paused": paused}

@@ -42,13 +42,12 @@ class Replica:
     clocks: Difference = field(default_factory=Difference)
     opened: site.Site | None = None
     job: Job = field(init=False)
-    asked: wishes.Wishes = field(init=False)
+    asked: wishes.Wishes = field(default_factory=wishes.Wishes)
     came: bool = False
     "Its source was heard, the first time or after a silence: what is lacking is asked for at once."
 
     def __post_init__(self) -> None:
         self.job = Job(self.stream.label, self.stream.stream, self._work)
-        self.asked = wishes.load(self.directory)
 
     @property
     def directory(self) -> Any:
@@ -70,6 +69,7 @@ class Replica:
             self.clocks.heard(said.sent / 1e9, time.time())
 
     async def _work(self, job: Job) -> None:
+        self.asked = wishes.load(self.directory)
         known = registry.Registry(self.where)
         self.record = next(one for one in known.replicas(self.stream.stream) if one.replica == self.record.replica)
         if self.asked.paused:

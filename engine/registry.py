@@ -10,6 +10,7 @@ import json
 import logging
 import os
 import uuid
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -82,11 +83,18 @@ class Replica:
 
 
 class Registry:
-    """All records below one state directory.  With `still`, nothing is moved: for a look."""
+    """All records below one state directory.  With `still`, nothing is moved: for a look.
 
-    def __init__(self, where: places.Places, still: bool = False) -> None:
+    `newer` is told of each record that a newer vmferry wrote, and its stream's UUID, and the others are given: for who
+    serves many streams.  Without it the first such record is raised.
+    """
+
+    def __init__(
+        self, where: places.Places, still: bool = False, newer: Callable[[str, errors.Newer], None] | None = None
+    ) -> None:
         self.places = where
         self._still = still
+        self._newer = newer
 
     @property
     def readable(self) -> bool:
@@ -94,14 +102,21 @@ class Registry:
         return os.access(self.places.streams, os.R_OK | os.X_OK)
 
     def streams(self) -> list[Stream]:
-        found = (_load(path, Stream, self._still) for path in sorted(self.places.streams.glob("*/stream.json")))
-        return [one for one in found if isinstance(one, Stream)]
+        return [one for one in self._all("*/stream.json", Stream) if isinstance(one, Stream)]
 
     def replicas(self, stream: str = "*") -> list[Replica]:
         """The replicas of one stream, or of all."""
-        paths = sorted(self.places.streams.glob(f"{stream}/replica-*/replica.json"))
-        found = (_load(path, Replica, self._still) for path in paths)
+        found = self._all(f"{stream}/replica-*/replica.json", Replica)
         return [one for one in found if isinstance(one, Replica)]
+
+    def _all(self, pattern: str, kind: type[Stream] | type[Replica]) -> Iterator[Stream | Replica | None]:
+        for path in sorted(self.places.streams.glob(pattern)):
+            try:
+                yield _load(path, kind, self._still)
+            except errors.Newer as why:
+                if self._newer is None:
+                    raise
+                self._newer(path.relative_to(self.places.streams).parts[0], why)
 
     def save(self, record: Stream | Replica) -> None:
         """Durable when it returns."""

@@ -43,15 +43,13 @@ class Served:
 
     def __post_init__(self) -> None:
         self.job = Job(self.config.name, self.record.stream if self.record else "", self._work)
-        if self.record is not None:
-            self.asked = wishes.load(self.daemon.where.source(self.record.stream))
 
     async def _work(self, job: Job) -> None:
         if self.record is None:
             self.record = await self.daemon.record_of(self.config)
             job.stream = self.record.stream
-            self.asked = wishes.load(self.daemon.where.source(self.record.stream))
             self.daemon.announcer.news(self.record.identity)
+        self.asked = wishes.load(self.daemon.where.source(self.record.stream))
         if self.asked.paused:
             job.note("paused", "by an operator: `vmferry resume` lets it go on")
             await job.nap(3600)
@@ -145,15 +143,18 @@ class SourceDaemon(Daemon):
 
     def _known(self, one: StreamConfig) -> registry.Stream | None:
         """The record of a stream that was served before: its UUID is its own, or that of its disk."""
-        known = registry.Registry(self.where)
         if one.id:
-            found = next((record for record in known.streams() if record.stream == one.id), None)
+            found = next((record for record in self.known.streams() if record.stream == one.id), None)
         else:
-            found = known.of_source(one.disk)
+            found = self.known.of_source(one.disk)
         return replace(found, label=one.name) if found is not None else None
 
     async def record_of(self, one: StreamConfig) -> registry.Stream:
-        """The record of a stream, made once.  Raises NotFound, InUse, Usage for a disk that cannot be told."""
+        """The record of a stream, made once.  Raises NotFound, InUse, Usage for a disk that cannot be told, and Newer
+        where a record that we cannot read may be its own."""
+        for name, newer in self.newer.items():
+            if one.id in ("", name):
+                raise newer
         found = await images.describe(one.disk, format=one.format or None)
         common = self.common
         disk = registry.Disk("vda", registry.place(one.disk), one.format or found.format, one.block_size or _BLOCK_SIZE)
@@ -208,15 +209,16 @@ class SourceDaemon(Daemon):
             raise errors.NotFound(f"{len(found)} streams {name!r} are served here; these are: {known}")
         return found[0]
 
-    def _wish(self, one: Served, now: wishes.Wishes) -> None:
+    def _wish(self, one: Served, **now: Any) -> None:
         if one.record is None:
             raise errors.InUse(f"{one.config.name}: {one.job.why or 'its disk was not seen yet'}; try again")
-        wishes.save(self.where.source(one.record.stream), now)
-        one.asked = now
+        directory = self.where.source(one.record.stream)
+        one.asked = replace(wishes.load(directory), **now)
+        wishes.save(directory, one.asked)
 
     async def pause(self, name: str, paused: bool) -> Answer:
         one = self.find(name)
-        self._wish(one, replace(one.asked, paused=paused))
+        self._wish(one, paused=paused)
         await self._again(one)
         return {"stream": one.record.stream if one.record else "", "label": one.config.name, "paused": paused}
 
@@ -228,7 +230,7 @@ class SourceDaemon(Daemon):
     async def _rate(self, asked: Request) -> Answer:
         one = self.find(text(asked, "stream"))
         rate = units.rate(text(asked, "rate"))
-        self._wish(one, replace(one.asked, rate=rate))
+        self._wish(one, rate=rate)
         if one.follow is not None:
             one.follow.site.limiter.rate = rate
         return {"stream": one.record.stream if one.record else "", "label": one.config.name, "rate": rate}
@@ -244,7 +246,7 @@ class SourceDaemon(Daemon):
                 f"{one.config.name} stands at {one.config.where}: take it out of there and `systemctl reload"
                 " vmferry-source`, then forget it"
             )
-        found = registry.Registry(self.where).find(name)
+        found = self.known.find(name)
         said = control.Present(self.common.site, found.label, (), 0, 0, time.time_ns(), gone=True)
         self.gone[found.identity] = said
         self.announcer.news(found.identity)

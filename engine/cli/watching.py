@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable, Collection
 from typing import Annotated
 
 import typer
@@ -43,7 +44,8 @@ def status_(
         if max_rpo or warn_rpo:
             raise errors.Usage("--max-rpo and --warn-rpo are limits for --check: give that, too")
         running = [served.only(one, stream) for one in daemons.answers(where)]
-        chosen = choose.unserved(Registry(where), stream, running)
+        problems = {one for answer in running for one in answer["problems"]}
+        chosen = choose.unserved(Registry(where, newer=_past(problems)), stream, running)
         found = [asyncio.run(figures.stream(where, one, replicas)) for one, replicas in chosen]
         if as_json:
             ending.emit({**status.said(where, found), "daemons": running})
@@ -52,6 +54,16 @@ def status_(
         if found or not running:
             told.append(status.lines(where, found))
         typer.echo("\n\n".join("\n".join(one) for one in told))
+
+
+def _past(named: Collection[str]) -> Callable[[str, errors.Newer], None]:
+    """Pass over records of a newer vmferry that a daemon has named; raise others."""
+
+    def look(_stream: str, why: errors.Newer) -> None:
+        if str(why) not in named:
+            raise why
+
+    return look
 
 
 def epochs_(

@@ -102,7 +102,10 @@ class Server:
 
 
 def _refusal(why: errors.FerryError) -> dict[str, Any]:
-    known = next(kind for kind in type(why).__mro__ if kind.__module__ == errors.__name__)
+    """By the nearest class that the caller can make of the message alone."""
+    known = next(
+        kind for kind in type(why).__mro__ if kind.__module__ == errors.__name__ and "__init__" not in vars(kind)
+    )
     return {"ok": False, "error": known.__name__, "message": str(why)}
 
 

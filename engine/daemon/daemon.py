@@ -46,6 +46,9 @@ class Daemon(ABC):
         self.bus = SharedBus(lambda: reach_config(self.common.bus, self.common.file), self.fanned(found.common.prefix))
         self.pulse = Pulse(self.bus)
         self.chores = Chores()
+        self.newer: dict[str, errors.Newer] = {}
+        "Streams of which a newer vmferry keeps the records: left alone, and no reason to end for the others."
+        self.known = registry.Registry(where, newer=lambda stream, why: self.newer.update({stream: why}))
         self.started = time.time()
         self.doing: dict[str, Callable[[Request], Awaitable[Answer]]] = {
             "status": self._status, "pause": self._pause, "resume": self._resume, "reload": self._reload,
@@ -212,7 +215,7 @@ class Daemon(ABC):
             "daemon": self.side, "site": self.common.site, "pid": os.getpid(), "started": self.started,
             "version": importlib.metadata.version("vmferry"), "config": str(self.common.file),
             "state": str(self.where.root), "bus": self.common.bus, "prefix": self.common.prefix,
-            "problems": list(self.config.problems), "away": self.away(),
+            "problems": [*self.config.problems, *map(str, self.newer.values())], "away": self.away(),
             "bus_trouble": self.pulse.trouble, "streams": self.streams(),
         }  # fmt: skip
 
