@@ -19,7 +19,7 @@ from engine.daemon.daemon import Answer, Daemon, Request, lease_of, text
 from engine.daemon.job import Job
 from engine.daemon.presence import Announcer
 from engine.device import images
-from producers import leave, site
+from producers import leave, post, site
 from producers.follow import Follow
 from producers.pace import Peer
 from producers.retain import Retain, steady
@@ -57,7 +57,7 @@ class Served:
         asked = self.config
         options = site.Options(
             log_quota=asked.log_quota, force_share=asked.force_share, secret_file=asked.secret_file,
-            reach=lease_of(self.daemon.bus),
+            ship=post.beside(asked.cap), reach=lease_of(self.daemon.bus),
         )  # fmt: skip
         async with site.open_source(self.daemon.where, self.record, frozenset(), options) as opened:
             self.record = opened.stream

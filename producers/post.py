@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from engine import envelope, ports
 from producers.ear import Ear
@@ -34,6 +34,16 @@ class Settings:
     roots: bool = True
     "Whether seals carry Merkle roots."
     squeeze: wire.Squeeze = envelope.squeeze
+
+
+_LEAST_WINDOW = 8 << 20
+
+
+def beside(cap: int) -> Settings:
+    """Settings of a stream of whose log `cap` bytes are kept, 0 for no cap: what is in flight to a replica that is well
+    never reaches a cap of 16 MiB or more."""
+    usual = Settings()
+    return replace(usual, window=min(usual.window, max(cap // 2, _LEAST_WINDOW))) if cap else usual
 
 
 class Post:

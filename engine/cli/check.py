@@ -204,7 +204,7 @@ def said(verdict: Verdict) -> dict[str, Any]:
 async def _looked(where: places.Places, stream: str) -> list[Judged]:
     answers = [served.only(one, stream) for one in await asyncio.to_thread(daemons.answers, where)]
     running = [judged for answer in answers for judged in served.judged(answer)]
-    known = registry.Registry(where, still=True)
+    known = registry.Registry(where, still=True, newer=lambda _stream, _why: None)  # `_unread` says of them
     chosen = choose.unserved(known, stream, answers)
     gate = asyncio.Semaphore(_AT_ONCE)
 

@@ -69,6 +69,9 @@ def test_a_target_leaves_a_newer_record_alone_and_serves_the_others(sites: Sites
     until(lambda: words in sites.target.stream(OLD).get("why", ""))
     assert sites.replica(OLD).read_bytes() == before
     assert words in sites.target.ferry.run("status").out
+    judged = sites.target.ferry.run("status", "--check")
+    assert judged.code == 2
+    assert "cannot be read" in judged.out
 
 
 @pytest.mark.parametrize("side", ["source", "target"])
