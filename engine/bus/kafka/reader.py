@@ -23,6 +23,12 @@ nothing wakes it: what comes is handed on at once in both.  With aiokafka's own 
 replicas took 5.3 % of a core, with this 0.8 (measured)."""
 
 
+_REST = 10.0
+"""Seconds after which a reader that nobody reads from lets go of its consumer, and of what that fetched ahead: a start
+reads its topic to the end and never again, and the first part that is sent then came back into memory for good.  50
+streams held 400 MiB so (measured)."""
+
+
 class Reader:
     """Fetches ahead (up to two fetches of 8 MiB), and seeks only when it is not read on where it stands."""
 
@@ -34,9 +40,28 @@ class Reader:
         self._next: int | None = None
         self._known_end = 0
         self._proved = 0.0
+        self._rest: asyncio.TimerHandle | None = None
+        self._resting: asyncio.Task[None] | None = None
 
     async def read(self, offset: int, limit: int, wait: float) -> list[Entry]:
         """As ports.Log.read."""
+        self._stay()
+        try:
+            return await self._read(offset, limit, wait)
+        finally:
+            self._rest = asyncio.get_running_loop().call_later(_REST, self._let_go)
+
+    def _stay(self) -> None:
+        rest, self._rest = self._rest, None
+        if rest is not None:
+            rest.cancel()
+
+    def _let_go(self) -> None:
+        self._resting = asyncio.ensure_future(self._drop())
+        # One that does not stop in order is let go of all the same.
+        self._resting.add_done_callback(lambda ended: ended.cancelled() or ended.exception())
+
+    async def _read(self, offset: int, limit: int, wait: float) -> list[Entry]:
         try:
             if offset != self._next:
                 await self._seek(offset)
@@ -55,7 +80,7 @@ class Reader:
         begin, end = await self.ends()
         if not begin <= offset <= end:
             raise errors.OffsetGone(self._topic, offset, begin, end)
-        await self.close()
+        await self._drop()
         self._consumer = await self._admin.consumer(
             check_crcs=True,
             fetch_max_bytes=settings.FETCH,
@@ -101,6 +126,13 @@ class Reader:
 
     async def close(self) -> None:
         """Repeatable."""
+        self._stay()
+        await self._drop()
+        if self._resting is not None:
+            await asyncio.wait([self._resting])
+
+    async def _drop(self) -> None:
+        """A read that comes meanwhile finds nothing of it, and seeks."""
         self._next = None
         self._fetched.clear()
         consumer, self._consumer = self._consumer, None
