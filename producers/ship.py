@@ -8,15 +8,16 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import random
 import time
-from collections.abc import AsyncGenerator, Awaitable, Callable
+from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 from dataclasses import replace
 
 from engine import epoch, errors, ports
 from engine.store.blockmap import BlockMap
 from engine.store.sources import SourceState, SourceStore
 from engine.store.stage import Stage, Staged
-from producers import handshake, parts, scan
+from producers import parts, scan
 from producers.ear import Ear, Restart
 from producers.ledger import Ledger, MapMaker
 from producers.pace import Limiter, Peer
@@ -24,8 +25,10 @@ from producers.parts import Part
 from producers.post import NAP, Post, Settings
 from producers.scan import Blocks, Found, Scan
 from producers.source import Source
+from producers.start import Start
 from schemas import events, receipts, wire
-from schemas.identity import GENESIS, Address, Attempt, Chain, Cut, Volume
+from schemas.extent import Ranges
+from schemas.identity import Address, Chain, Cut, Volume
 
 log = logging.getLogger("vmferry.ship")
 _TRIES = 30
@@ -55,11 +58,11 @@ class Shipper:
         self.settings = settings or Settings()
         self._part_size = self.settings.part
         self.limiter = limiter or Limiter()
-        self.expect = expect
         self.ledger = Ledger(store, stage, make_map, offload)
         self.ear = Ear(self.state.stream, self.state.label, answers)
         self.post = Post(self.state.stream, topic, self.ear, self.settings, self.limiter, offload)
         self._log, self._offload = topic, offload
+        self._start = Start(topic, self.ledger, self.ear, self.post, self.settings, self._scan, expect)
         self._part: Part | None = None
         self._commit: asyncio.Task[None] | None = None
         self._volumes: tuple[Volume, ...] = ()
@@ -70,7 +73,7 @@ class Shipper:
         self._fits: tuple[events.Fit, ...] = ()
         self._first = True
         "No epoch was sealed since the last `Started`."
-        self._request, self.trimmed = 0, 0
+        self.trimmed = 0
         "Records before this offset are gone."
         self.before_epoch: Callable[[], Awaitable[None]] | None = None
         "Called before an epoch is opened, while nothing of it is on the bus."
@@ -107,7 +110,7 @@ class Shipper:
 
         Raises Transient when a replica that answered never tells its digests, Fenced never: it starts above.
         """
-        volumes = await self.source.begin()
+        volumes = await self.source.begin(cut=False)
         try:
             for tries in range(_TRIES):
                 try:
@@ -125,92 +128,15 @@ class Shipper:
         self._part = None
         await self.post.drop()
         await self._settle_commit()
-        self.ledger.raise_attempt()
-        await self.ear.listen(self.state.attempt)
         self._first = True
-        await self._say_started()
-        seen = await handshake.read_up_to(self._log, self.state.stream, self.state.offset, self._address())
-        if seen.newer is not None:
-            self.ledger.keep(generation=seen.generation, attempt=Attempt(seen.newer.counter))
-            return False
-        await self.ledger.take_up(seen, volumes)
-        await self._hear_answers()
-        if self.ear.fenced is not None:
-            self.ledger.keep(attempt=Attempt(self.ear.fenced.counter))
-            return False
-        answers = self.ear.close_answers()
-        highest = max([self.state.highest, seen.highest, *(one.highest for one in answers.values())])
-        self.ledger.keep(highest=highest, peers=tuple(dict.fromkeys((*self.state.peers, *answers))))
-        await self._resync(answers)
-        self.ear.compared(self.state.chain)
-        others = [events.Fit(one.position.chain, one.nonce) for one in answers.values()]
-        self._fits = (events.Fit(self.state.chain), *others)
-        return True
+        self._fits = await self._start.once(volumes)
+        return bool(self._fits)
 
     def _address(self) -> Address:
         return Address(self.state.generation, self.state.attempt, 0, 0)
 
-    async def _say_started(self) -> None:
-        await self.post.say(self._address(), events.Started(self.state.label, self.state.chain))
-
-    async def _hear_answers(self) -> None:
-        """Hear the answers to our `Started`: of all expected replicas, or of those that spoke in time."""
-        loop = asyncio.get_running_loop()
-        deadline, again = loop.time() + self.settings.answer, loop.time() + self.settings.repeat
-        expected = set(self.expect or self.state.peers)
-        while loop.time() < deadline and not (self.ear.answered and expected <= self.ear.answered.keys()):
-            if loop.time() >= again:
-                await self._say_started()
-                again = loop.time() + self.settings.repeat
-            await self.hear(min(NAP, self.settings.repeat))
-            if self.ear.fenced is not None:
-                return  # who fences does not answer: the next start stands above it
-        for replica in expected - self.ear.answered.keys():
-            log.warning("replica %s did not answer within %.0f s", replica.hex()[:8], self.settings.answer)
-
-    async def _resync(self, answers: dict[bytes, receipts.Answered]) -> None:
-        """Mark as unsure whatever some answering replica does not provably have."""
-        claimed = any(claim.blocks for one in answers.values() for claim in one.claims)
-        if self.state.rebuilding or (self.state.chain == GENESIS and claimed):
-            await self._rebuild()
-        for replica, answer in answers.items():
-            marked = await handshake.Comparison(self._ask, replica).run(self.map, answer)
-            if marked:
-                log.info("replica %s differs, or is not proved, in %d blocks", replica.hex()[:8], marked)
-        self.map.sync()
-
-    async def _rebuild(self) -> None:
-        """The map is lost, the replicas are not: read the source once for its digests, so that differences travel."""
-        log.warning(
-            "the source has no map, or lost it: reading the source to compare digests, nothing is copied for it"
-        )
-        self.ledger.begin_rebuild()
-        for index, one in enumerate(self.map.volumes):
-            async with contextlib.aclosing(self._scan(index).unsure()) as walk:
-                async for found in walk:
-                    if isinstance(found, Blocks):
-                        one.put(found.first, found.prints, found.digests, sure=True)
-                    else:
-                        one.put_zeros(found.first, found.count, sure=True)
-        self.ledger.end_rebuild()
-
     def _scan(self, index: int) -> Scan:
         return Scan(index, self.source.devices[index], self.map.volumes[index], self.state.seed, self._offload)
-
-    async def _ask(self, replica: bytes, volume: int, level: int, first: int, count: int) -> tuple[bytes, ...]:
-        self._request += 1
-        request = self._request
-        loop = asyncio.get_running_loop()
-        deadline = loop.time() + self.settings.answer
-        while loop.time() < deadline:
-            await self.post.say(self._address(), events.Asked(request, replica, volume, level, first, count))
-            again = loop.time() + self.settings.repeat
-            while loop.time() < again:
-                await self.hear(min(NAP, self.settings.repeat))
-                self.ear.check()
-                if request in self.ear.nodes:
-                    return self.ear.nodes.pop(request)
-        raise errors.Transient(f"replica {replica.hex()[:8]} did not answer about its digests: is its target running?")
 
     # -- epochs --------------------------------------------------------------------------------------------------
 
@@ -240,8 +166,8 @@ class Shipper:
             await self.ledger.follow(volumes)
             self._volumes = volumes
             before = self._sealed
-            for index in range(len(volumes)):
-                await self._emit_all(self._scan(index).changed(), Cut.NONE)
+            for index, hint in enumerate(await self._hints()):
+                await self._emit_all(self._scan(index).changed(hint), Cut.NONE)
             await self._settle_commit()
             lacking = self.map.missing - (self._part.sure if self._part else 0)
             if self._part is not None or ((always or self._sealed > before) and not lacking):
@@ -253,9 +179,27 @@ class Shipper:
                 await self._seal()
             await self._settle_commit()
             await self.ledger.settle()
+            # Only now: a crash before this, and the next hints name once more what was sent already.
+            await self.source.kept()
             return self._sealed - before
         finally:
             await self.source.end()
+
+    async def _hints(self) -> Sequence[Ranges | None]:
+        """The source's hints, unless some block that they do not name has changed: then all is read, and said so."""
+        hints = await self.source.hints()
+        chance = random.Random(self.state.seed + self.state.highest)  # which blocks is no guest's to know
+        for index, hint in enumerate(hints):
+            blocks = self._volumes[index].blocks
+            if hint is not None and blocks:
+                chosen = sorted({chance.randrange(blocks) for _ in range(self.settings.sample)})
+                block = await self._scan(index).unhinted(hint, chosen)
+                if block is not None:
+                    why = f"block {block:,} of {self._volumes[index].name} changed, and was called clean"
+                    log.warning("%s: everything is read", why)
+                    await self.source.distrust(why)
+                    return [None] * len(hints)
+        return hints
 
     async def nudge(self) -> None:
         """The last epoch was not answered in time: seal an empty one, so that a lost tail is noticed."""

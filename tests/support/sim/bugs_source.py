@@ -9,12 +9,15 @@ from typing import Any
 from unittest import mock
 
 from producers import handshake, lease
+from producers.anchor import Anchor
 from producers.ledger import Ledger
 from producers.pace import Window
 from producers.post import Settings
 from producers.scan import Scan, Zeros
 from producers.ship import Shipper
+from producers.start import Start
 from schemas import events, receipts
+from tests.support.sim.guest import LiveSource
 from tests.support.sim.planting import bug, put
 
 # -- the source --------------------------------------------------------------------------------------------------------
@@ -51,7 +54,7 @@ def map_changed_before_the_seal_is_durable(stack: ExitStack) -> None:
 @bug(roots=False, replicas=2)
 def marks_outside_the_stage_and_equal_chains_trusted(stack: ExitStack) -> None:
     """A pair: where answers of an equal chain are compared as well, lost marks come back."""
-    emit_real, resync_real = Shipper._emit, Shipper._resync
+    emit_real, resync_real = Shipper._emit, Start.resync
 
     async def emit(self: Shipper, found: Any, cut: Any) -> None:
         count = found.count if isinstance(found, Zeros) else len(found.prints) // 16
@@ -59,12 +62,12 @@ def marks_outside_the_stage_and_equal_chains_trusted(stack: ExitStack) -> None:
         self.map.volumes[found.volume].unsure.sync()
         await emit_real(self, found, cut)
 
-    async def resync(self: Shipper, answers: dict[bytes, receipts.Answered]) -> None:
-        differ = {name: one for name, one in answers.items() if one.position.chain != self.state.chain}
+    async def resync(self: Start, answers: dict[bytes, receipts.Answered]) -> None:
+        differ = {name: one for name, one in answers.items() if one.position.chain != self._state.chain}
         await resync_real(self, differ)
 
     put(stack, Shipper, "_emit", emit)
-    put(stack, Shipper, "_resync", resync)
+    put(stack, Start, "resync", resync)
 
 
 @bug(roots=False)
@@ -86,31 +89,31 @@ def baseline_without_zeros(stack: ExitStack) -> None:
 
 @bug(replicas=2, lost_tails=0.4, roots=False)
 def resync_with_one_answer_only(stack: ExitStack) -> None:
-    real = Shipper._resync
+    real = Start.resync
 
-    async def resync(self: Shipper, answers: dict[bytes, receipts.Answered]) -> None:
+    async def resync(self: Start, answers: dict[bytes, receipts.Answered]) -> None:
         await real(self, dict(list(answers.items())[:1]))
 
-    put(stack, Shipper, "_resync", resync)
+    put(stack, Start, "resync", resync)
 
 
 @bug(lost_tails=0.4, roots=False)
 def start_without_resync(stack: ExitStack) -> None:
-    async def resync(self: Shipper, answers: dict[bytes, receipts.Answered]) -> None:
+    async def resync(self: Start, answers: dict[bytes, receipts.Answered]) -> None:
         return None
 
-    put(stack, Shipper, "_resync", resync)
+    put(stack, Start, "resync", resync)
 
 
 @bug(restores=0.9, lost_tails=0.4, crashes=0.6, ticks=24, replicas=1)
 def numbers_used_again(stack: ExitStack) -> None:
-    real = Shipper._resync
+    real = Start.resync
 
-    async def resync(self: Shipper, answers: dict[bytes, receipts.Answered]) -> None:
+    async def resync(self: Start, answers: dict[bytes, receipts.Answered]) -> None:
         await real(self, answers)
-        self.ledger.state = replace(self.state, highest=self.state.epoch)
+        self._ledger.state = replace(self._state, highest=self._state.epoch)
 
-    put(stack, Shipper, "_resync", resync)
+    put(stack, Start, "resync", resync)
 
 
 @bug(zombies=0.6, crashes=0.2)
@@ -168,3 +171,54 @@ def said_after_it_was_let_go_of(stack: ExitStack) -> None:
         return True
 
     put(stack, lease, "let_go", let_go)
+
+
+@bug(live=True, roots=False)
+def checkpoint_kept_before_its_epochs_are_on_the_bus(stack: ExitStack) -> None:
+    real = LiveSource.begin
+
+    async def begin(self: LiveSource, cut: bool = True) -> Any:
+        volumes = await real(self, cut)
+        await self.kept()
+        return volumes
+
+    put(stack, LiveSource, "begin", begin)
+
+
+@bug(live=True, roots=False, crashes=0.2, transient=0.1)
+def checkpoint_kept_of_a_pass_that_failed(stack: ExitStack) -> None:
+    async def end(self: LiveSource) -> None:
+        await self.kept()
+
+    put(stack, LiveSource, "end", end)
+
+
+@bug(live=True, roots=False, crashes=0.3)
+def checkpoint_believed_after_a_revert(stack: ExitStack) -> None:
+    real = Anchor.since
+
+    def since(self: Anchor, there: Any, mark: str, disks: Any) -> Any:
+        return real(self, there, self.checkpoint, disks)
+
+    put(stack, Anchor, "since", since)
+
+
+@bug(live=True, roots=False, crashes=0.3)
+def checkpoint_kept_though_its_pass_was_reverted_under_it(stack: ExitStack) -> None:
+    real = LiveSource.kept
+
+    async def kept(self: LiveSource) -> None:
+        self._run = self._guest.runs
+        await real(self)
+
+    put(stack, LiveSource, "kept", kept)
+
+
+@bug(live=True, roots=False, resizes=0.5, crashes=0.3)
+def checkpoint_believed_of_another_size(stack: ExitStack) -> None:
+    real = Anchor.since
+
+    def since(self: Anchor, there: Any, mark: str, disks: Any) -> Any:
+        return real(self, there, mark, self._kept.disks)
+
+    put(stack, Anchor, "since", since)
