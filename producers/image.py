@@ -13,6 +13,7 @@ from typing import TypeVar
 
 from engine import linux, ports
 from engine.device.raw import RawDevice
+from producers.source import Unhinted
 from schemas.extent import Extent
 from schemas.identity import Cut, Volume
 
@@ -100,7 +101,7 @@ class Image:
     device: ports.BlockDevice
 
 
-class ImageSource:
+class ImageSource(Unhinted):
     """Disks read in passes, between which a VM may be started and stopped.
 
     During a pass nobody may open a raw image to write (engine/device/locks.py); for what qemu-nbd serves QEMU's own
@@ -109,20 +110,17 @@ class ImageSource:
     """
 
     def __init__(
-        self, images: Sequence[Image], shared: bool = False, offload: ports.Offload = asyncio.to_thread
-    ) -> None:
-        self.told = Pass()
+        self, images: Sequence[Image], shared: bool = False, offload: ports.Offload = asyncio.to_thread,
+        told: Pass | None = None,
+    ) -> None:  # fmt: skip
+        self.told = told or Pass()
         self._images = images
         self._shared = shared
         self._offload = offload
         self._seen: list[Seen] = []
-        self._watched = [Watched(image.device, self.told) for image in images]
+        self.devices: Sequence[ports.BlockDevice] = [Watched(image.device, self.told) for image in images]
 
-    @property
-    def devices(self) -> Sequence[ports.BlockDevice]:
-        return self._watched
-
-    async def begin(self) -> tuple[Volume, ...]:
+    async def begin(self, cut: bool = True) -> tuple[Volume, ...]:
         """As Source.begin.  Raises InUse, naming who has an image open to write."""
         for image in self._images:
             if isinstance(image.device, RawDevice):

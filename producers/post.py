@@ -33,6 +33,8 @@ class Settings:
     "Bytes handed to the bus at once."
     roots: bool = True
     "Whether seals carry Merkle roots."
+    sample: int = 32
+    "Blocks of each volume that are read in a pass although the source calls them clean."
     squeeze: wire.Squeeze = envelope.squeeze
 
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterable, Iterator
 from dataclasses import dataclass
 
 from engine import digest, ports
@@ -60,14 +60,37 @@ class Scan:
         self._seed = seed
         self._offload = offload
 
-    def changed(self) -> AsyncGenerator[Found, None]:
-        """Blocks with a digest whose content is another one now.  To be closed by who leaves it early."""
+    def changed(self, hint: Ranges | None = None) -> AsyncGenerator[Found, None]:
+        """Blocks with a digest whose content is another one now.  To be closed by who leaves it early.
+
+        With a `hint` only those are read that some of its bytes lie in.
+        """
+        if hint is not None:
+            return self._walk(self._hinted(hint), self._differing, self._zeros_differing)
         volume = self._map.volume
         step, known = max(WINDOW // volume.block_size, 1), Ranges()
         for start, end in self._map.known.set_runs(0, volume.blocks):
             # Whole windows: what a killed baseline has not sent yet is not read here; scattered blocks cost no more.
             known.add(start // step * step, min(-(-end // step) * step, volume.blocks))
         return self._walk(known, self._differing, self._zeros_differing)
+
+    def _hinted(self, hint: Ranges) -> Ranges:
+        """Blocks with a digest that the hint touches."""
+        size, known, found = self._map.volume.block_size, self._map.known, Ranges()
+        for start, end in hint.within(0, self._map.volume.size):
+            first = start // size
+            for low, high in known.set_runs(first, -(-end // size) - first):
+                found.add(low, high)
+        return found
+
+    async def unhinted(self, hint: Ranges, chosen: Iterable[int]) -> int | None:
+        """The first of the `chosen` blocks that is not what the map says, though the hint does not name it: it lies."""
+        named, size = self._hinted(hint), self._map.volume.block_size
+        clean = [block for block in chosen if block in self._map.known and block not in named]
+        prints = {block: self._map.prints(block, 1) for block in clean}
+        ranges = [(block * size, self._map.volume.length(block)) for block in clean]
+        found = await self._device.look(ranges, lambda _, data: self._prints(data)[0])
+        return next((block for block, now in zip(clean, found, strict=True) if now != prints[block]), None)
 
     def unsure(self) -> AsyncGenerator[Found, None]:
         """Every block that some replica may lack, as it is now.  To be closed by who leaves it early."""

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import Protocol
 
 from engine import ports
+from schemas.extent import Ranges
 from schemas.identity import Cut, Volume
 
 
@@ -18,11 +19,42 @@ class Source(Protocol):
     @property
     def devices(self) -> Sequence[ports.BlockDevice]: ...
 
-    async def begin(self) -> tuple[Volume, ...]:
-        """Start a pass: the volumes as they are now.  Raises InUse when somebody may be writing to them."""
+    async def begin(self, cut: bool = True) -> tuple[Volume, ...]:
+        """Start a pass: the volumes as they are now.  Raises InUse when somebody may be writing to them.
+
+        Without `cut` no epoch will come of it: its sizes are wanted, and perhaps digests.
+        """
+
+    async def hints(self) -> Sequence[Ranges | None]:
+        """Of each volume the bytes that may have changed since the last pass that was `kept`; None: any of them.
+
+        Only within a pass.  What else is written there is never missed: a hint may name too much.
+        """
+
+    async def distrust(self, why: str) -> None:
+        """A hint was found to name too little: of this pass, and until the next that is kept, none is given."""
 
     async def cut(self) -> Cut:
         """How consistent all that was read since `begin` is: NONE when something changed meanwhile."""
 
+    async def kept(self) -> None:
+        """All that this pass found is sealed and durable on the bus, and so is the map of it: the next hints are
+        about what changed since its `begin`."""
+
     async def end(self) -> None:
         """The pass is over.  Repeatable."""
+
+
+class Unhinted:
+    """The part of a source that cannot tell what changed but by reading all of it."""
+
+    devices: Sequence[ports.BlockDevice]
+
+    async def hints(self) -> Sequence[Ranges | None]:
+        return [None] * len(self.devices)
+
+    async def distrust(self, why: str) -> None:
+        raise AssertionError(f"no hint was given: {why}")
+
+    async def kept(self) -> None:
+        """Nothing is remembered."""

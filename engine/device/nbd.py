@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import errno
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from typing import TypeVar
 
 from engine import errors
@@ -12,7 +12,7 @@ from engine.device.serial import Serial
 from engine.nbd import client, constants, qemu
 from engine.nbd.constants import RequestError, Transmission
 from engine.ports import Offload
-from schemas.extent import Extent
+from schemas.extent import Extent, Ranges
 
 T = TypeVar("T")
 
@@ -35,10 +35,18 @@ class NbdDevice(Serial):
 
     @classmethod
     async def connect(
-        cls, place: client.Place, export: str, writable: bool, name: str = "", offload: Offload = asyncio.to_thread
-    ) -> NbdDevice:
-        """An export of a server that runs already.  Raises NotFound, Usage (also: read-only), Transient."""
-        connection = await client.Client.connect(place, export, name=name)
+        cls, place: client.Place, export: str, writable: bool, name: str = "", offload: Offload = asyncio.to_thread,
+        bitmap: str = "",
+    ) -> NbdDevice:  # fmt: skip
+        """An export of a server that runs already, with a `bitmap` of it for `dirty`.
+
+        Raises NotFound (also: no such bitmap), Usage (also: read-only), Transient.
+        """
+        contexts = (constants.ALLOCATION, *([constants.DIRTY + bitmap] if bitmap else []))
+        connection = await client.Client.connect(place, export, contexts, name)
+        if bitmap and contexts[1] not in connection.export.contexts.values():
+            await connection.close()
+            raise errors.NotFound(f"{connection.name}: the export has no dirty bitmap {bitmap}")
         if writable and connection.export.flags & Transmission.READ_ONLY:
             await connection.close()
             raise errors.Usage(f"{connection.name}: the export is read-only; let the server export it to write")
@@ -121,16 +129,37 @@ class NbdDevice(Serial):
         """What base:allocation calls zero is zero; all is data where the server does not speak of it."""
         self._within("map", start, length)
         found: list[Extent] = []
+        if constants.ALLOCATION not in self._client.export.contexts.values():
+            return [Extent(start, length)] if length else []
+        try:
+            async for at, size, flags in self._said(constants.ALLOCATION, start, length):
+                zero = bool(flags & constants.ZERO)
+                if found and found[-1].zero == zero:
+                    found[-1] = Extent(found[-1].start, found[-1].length + size, zero)
+                else:
+                    found.append(Extent(at, size, zero))
+        except Unsupported:
+            return [Extent(start, length)]
+        return found
+
+    async def dirty(self) -> Ranges:
+        """The bytes that the bitmap it was connected with calls dirty: at least those written to since it was made."""
+        found = Ranges()
+        (context,) = (one for one in self._client.export.contexts.values() if one.startswith(constants.DIRTY))
+        async for at, size, flags in self._said(context, 0, self.size):
+            if flags & constants.IS_DIRTY:
+                found.add(at, at + size)
+        return found
+
+    async def _said(self, context: str, start: int, length: int) -> AsyncIterator[tuple[int, int, int]]:
+        """(start, length, flags) of the range, in order and without gaps, as one metadata context has it."""
         at, end = start, start + length
         while at < end:
-            for size, flags in await self._allocation(at, end - at):
-                size, zero = min(size, end - at), bool(flags & constants.ZERO)
-                if size and found and found[-1].zero == zero:
-                    found[-1] = Extent(found[-1].start, found[-1].length + size, zero)
-                elif size:
-                    found.append(Extent(at, size, zero))
+            for size, flags in await self._status(context, at, end - at):
+                size = min(size, end - at)
+                if size:
+                    yield at, size, flags
                 at += size
-        return found
 
     async def evict(self, start: int, length: int) -> None:
         """Nothing: NBD cannot say it.  Our own qemu-nbd holds a target with O_DIRECT, where the file system can, so
@@ -179,16 +208,10 @@ class NbdDevice(Serial):
         for at in range(start, start + length, ZEROS):
             await self.write(at, bytes(min(ZEROS, start + length - at)))
 
-    async def _allocation(self, start: int, length: int) -> list[tuple[int, int]]:
-        """(length, flags) from `start` on: at least one."""
-        if constants.ALLOCATION not in self._client.export.contexts.values():
-            return [(length, 0)]
+    async def _status(self, context: str, start: int, length: int) -> list[tuple[int, int]]:
+        """(length, flags) from `start` on: at least one.  Raises Unsupported."""
         first, past = self._widened(start, length)
-        try:
-            status = await self._named(self._client.status(first, past - first))
-        except Unsupported:
-            return [(length, 0)]
-        found = status.get(constants.ALLOCATION, [])
+        found = (await self._named(self._client.status(first, past - first))).get(context, [])
         skip, answer = start - first, []
         for size, flags in found:
             answer.append((max(size - skip, 0), flags))

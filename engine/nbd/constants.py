@@ -26,6 +26,9 @@ MOST_LENGTH = 0xFFFFFFFF
 
 ALLOCATION = "base:allocation"
 HOLE, ZERO = 1, 2
+DIRTY = "qemu:dirty-bitmap:"
+"""What the name of a bitmap follows (QEMU, docs/interop/nbd.rst)."""
+IS_DIRTY = 1
 """Flags of an extent in the context base:allocation."""
 
 

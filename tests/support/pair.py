@@ -23,6 +23,7 @@ from engine.store.sources import MemorySourceStore, SourceState
 from engine.store.stage import Stage
 from engine.store.undo import UndoLog
 from producers import post, ship
+from producers.source import Unhinted
 from schemas import errors as schema_errors
 from schemas import events, receipts, wire
 from schemas.identity import Address, Cut, Volume
@@ -33,14 +34,14 @@ OTHER = b"another stream 1"
 REPLICA = b"a replica of one"
 
 
-class Disk:
+class Disk(Unhinted):
     """The source: a disk that changes only between passes, so that every cut is one."""
 
     def __init__(self, size: int) -> None:
         self.device = MemoryDevice(size, 16)
         self.devices = [self.device]
 
-    async def begin(self) -> tuple[Volume, ...]:
+    async def begin(self, cut: bool = True) -> tuple[Volume, ...]:
         return (Volume("vda", self.device.size, BLOCK),)
 
     async def cut(self) -> Cut:

@@ -203,7 +203,7 @@ def checkpoint_believed_after_a_revert(stack: ExitStack) -> None:
     put(stack, Anchor, "since", since)
 
 
-@bug(live=True, roots=False, crashes=0.3)
+@bug(live=True, roots=False, crashes=0.0, reverts=0.5, slow=0.5)
 def checkpoint_kept_though_its_pass_was_reverted_under_it(stack: ExitStack) -> None:
     real = LiveSource.kept
 

@@ -36,6 +36,10 @@ class Plan:
     "Seconds that a step of a replica takes at most."
     cap: int = 0
     "Bytes of the stream's log that are kept for a replica that is behind; 0: no history, beyond who answers."
+    reverts: float = 0.15
+    "How often what changes the guest is a revert to a snapshot."
+    live: bool = False
+    "The source is read while it runs, and told what changed."
 
     @classmethod
     def of(cls, chance: random.Random) -> Plan:
@@ -48,5 +52,5 @@ class Plan:
             resizes=some([0.0, 0.2]), restores=some([0.0, 0.1]), lost_stores=some([0.0, 0.0, 0.1]),
             drop=some([0.0, 0.0, 0.0, 0.02]), fail_flush=some([0.0, 0.0, 0.05]), transient=some([0.0, 0.02]),
             quota=some([0, 0, 3000]), blocks=some([2, 10, 10]), outrun=some([0.0, 0.0, 0.8]),
-            slow=some([0.02, 0.02, 0.5]), cap=some([0, 0, 300, 1200]),
+            slow=some([0.02, 0.02, 0.5]), cap=some([0, 0, 300, 1200]), live=some([False, True]),
         )  # fmt: skip

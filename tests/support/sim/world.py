@@ -33,7 +33,8 @@ from producers.retain import Retain
 from producers.ship import Shipper
 from schemas.identity import Volume
 from schemas.receipts import Position
-from tests.support.sim.guest import BLOCK, SECTOR, Guest, GuestSource
+from tests.support.sim import guest
+from tests.support.sim.guest import BLOCK, SECTOR, AnchorDisk, Guest
 from tests.support.sim.oracle import Oracle, Violation
 from tests.support.sim.plan import Plan
 from tests.support.sim.process import Crash, Faults, Process, SimDevice, SimFile, SimReplicaStore, SimSourceStore
@@ -48,6 +49,7 @@ class SourceDisk:
 
     files: dict[str, MemoryFile] = field(default_factory=dict)
     store: MemorySourceStore = field(default_factory=MemorySourceStore)
+    anchor: AnchorDisk = field(default_factory=AnchorDisk)
 
 
 @dataclass
@@ -154,11 +156,18 @@ class World:
             ])  # fmt: skip
 
         settings = ShipSettings(
-            part=3 * BLOCK, window=900, answer=4.0, repeat=1.0, lease=8.0, batch=200, roots=self.plan.roots
+            part=3 * BLOCK,
+            window=900,
+            answer=4.0,
+            repeat=1.0,
+            lease=8.0,
+            batch=200,
+            roots=self.plan.roots,
+            sample=0,  # of ten blocks it would find every lie
         )
         return Shipper(
-            GuestSource(self.guest, self.oracle, process), log, answers, SimSourceStore(disk.store, process),
-            Stage(file("stage")), make_map, settings,
+            guest.source(self.plan, self.guest, self.oracle, process, disk.anchor), log, answers,
+            SimSourceStore(disk.store, process), Stage(file("stage")), make_map, settings,
         )  # fmt: skip
 
     async def produce(self, disk: SourceDisk, process: Process) -> None:

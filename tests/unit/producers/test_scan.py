@@ -8,6 +8,7 @@ from engine.device.memory import MemoryDevice
 from engine.store.blockmap import MapFiles, VolumeMap
 from engine.store.memory import MemoryFile
 from producers import scan
+from schemas.extent import Ranges
 from schemas.identity import Volume
 
 BLOCK = 65536
@@ -63,3 +64,31 @@ async def test_a_known_block_that_changed_is_found_and_an_unknown_one_beside_it_
     await device.write(4 * BLOCK, b"x" * (2 * BLOCK))
     found = [one async for one in scan.Scan(0, device, known, 7).changed()]
     assert [(one.first, len(one.prints) // 16) for one in found if isinstance(one, scan.Blocks)] == [(4, 1)]
+
+
+async def test_with_a_hint_only_what_it_names_is_read() -> None:
+    device, known = await filled(2)
+    await know(known, device, range(2 * WINDOW))
+    for block in (3, 9, 70):
+        await device.write(block * BLOCK, b"x")
+    hint = Ranges([(3 * BLOCK + 5, 4 * BLOCK + 1), (70 * BLOCK, 70 * BLOCK + 1), (device.size, device.size + 9)])
+    found = [one async for one in scan.Scan(0, device, known, 7).changed(hint)]
+    assert [(one.first, len(one.prints) // 16) for one in found if isinstance(one, scan.Blocks)] == [(3, 1), (70, 1)]
+    assert device.reads == [(3 * BLOCK, 2 * BLOCK), (70 * BLOCK, BLOCK)]
+
+
+async def test_with_an_empty_hint_nothing_is_read() -> None:
+    device, known = await filled(1)
+    await know(known, device, range(WINDOW))
+    assert [one async for one in scan.Scan(0, device, known, 7).changed(Ranges())] == []
+    assert device.reads == []
+
+
+async def test_a_hint_that_lies_is_caught_by_a_block_that_was_looked_at() -> None:
+    device, known = await filled(1)
+    await know(known, device, range(20))
+    await device.write(7 * BLOCK, b"x")
+    one = scan.Scan(0, device, known, 7)
+    assert await one.unhinted(Ranges(), range(WINDOW)) == 7
+    assert await one.unhinted(Ranges([(7 * BLOCK, 7 * BLOCK + 1)]), range(WINDOW)) is None, "it is named"
+    assert await one.unhinted(Ranges(), [1, 2, 3, 30]) is None, "it was not looked at; 30 was never sent"
