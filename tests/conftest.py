@@ -6,6 +6,7 @@ from collections.abc import Iterator
 
 import pytest
 
+from tests.support import hypervisor
 from tests.support.kafka import Cluster, running
 
 
@@ -14,3 +15,11 @@ def kafka(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
     """One real broker for the session.  Tests that kill brokers start their own."""
     with running(tmp_path_factory.mktemp("kafka") / "cluster") as cluster:
         yield cluster
+
+
+@pytest.fixture(scope="session")
+def libvirtd() -> Iterator[hypervisor.Libvirtd]:
+    """A private libvirtd for the session (tests/support/hypervisor.py).  Tests that stop libvirtd start their own."""
+    hypervisor.need()
+    with hypervisor.Libvirtd() as found:
+        yield found

@@ -1,7 +1,8 @@
 #!/bin/sh
 # What the tests need beyond Python, each step skipped when it is done already:
 #   1. Debian packages, as root or by sudo; 2. a real Kafka, from Maven Central, into .tools/kafka-libs;
-#   3. a cloud kernel and a static busybox for the test guest, as packages into .tools/guest (never installed).
+#   3. a cloud kernel, a static busybox and the guest agent for the test guest, as packages into .tools/guest (never
+#   installed).
 # What cannot be had is said; tests that need it are skipped by name, and fail where CI=true.
 set -eu
 cd "$(dirname "$0")/.."
@@ -16,6 +17,8 @@ qemu-storage-daemon:qemu-system-common nbdinfo:libnbd-bin nbdcopy:libnbd-bin nbd
 mke2fs:e2fsprogs debugfs:e2fsprogs e2fsck:e2fsprogs rsync:rsync mvn:maven openssl:openssl systemd-analyze:systemd
 systemd-sysusers:systemd systemd-tmpfiles:systemd ip:iproute2 tc:iproute2 faketime:faketime
 podman:podman buildah:buildah runc:runc podman-compose:podman-compose debootstrap:debootstrap iptables:iptables
+libvirtd:libvirt-daemon /usr/lib/x86_64-linux-gnu/libvirt/connection-driver/libvirt_driver_qemu.so:libvirt-daemon-driver-qemu
+virsh:libvirt-clients gcc:gcc ldd:libc-bin
 /usr/lib/podman/netavark:netavark /usr/lib/podman/aardvark-dns:aardvark-dns
 java:openjdk-17-jre-headless|openjdk-21-jre-headless|openjdk-25-jre-headless|default-jre-headless'
 
@@ -87,12 +90,26 @@ fetch_guest() {
     touch .tools/guest/.complete
 }
 
+# The libraries that it needs are taken from this machine when the guest is built: QEMU needs the same.
+fetch_agent() {
+    [ ! -x .tools/guest/usr/sbin/qemu-ga ] || return 0
+    command -v apt-get >/dev/null || { say "no apt-get: the test guest needs Debian's qemu-guest-agent package"; return 1; }
+    [ -n "$(apt-cache policy qemu-guest-agent 2>/dev/null)" ] || sh tools/apt-install.sh
+    say "fetching the test guest's agent"
+    mkdir -p .tools/guest/debs .tools/guest/usr/sbin
+    (cd .tools/guest/debs && apt-get download -qq -o APT::Sandbox::User=root qemu-guest-agent)
+    dpkg-deb --extract .tools/guest/debs/qemu-guest-agent_*.deb .tools/guest/debs/out
+    # Its place in the package differs among releases.
+    mv "$(find .tools/guest/debs/out -name qemu-ga -type f)" .tools/guest/usr/sbin/qemu-ga
+    rm -rf .tools/guest/debs
+}
+
 # A step runs in a shell of its own, so that the first command of it that fails ends it (set -e).
 if [ $# -gt 0 ]; then
     "$1"
     exit
 fi
-for step in install_packages fetch_kafka fetch_guest; do
+for step in install_packages fetch_kafka fetch_guest fetch_agent; do
     sh tools/install-test-tools.sh "$step" || { say "$step did not succeed"; failed=yes; }
 done
 if [ -n "$failed" ] && [ "${CI:-}" = true ]; then exit 1; fi

@@ -1,24 +1,20 @@
 """A real guest: Debian's cloud kernel, busybox, an ext4 root in a qcow2 image; built without root, booted under TCG.
 
-The kernel and its modules lie in .tools/guest, where tools/install-test-tools.sh extracts them.  An image holds no boot
-loader: QEMU loads the kernel and an initramfs of ours, which finds the disk and hands over to /sbin/init on it.
+An image holds no boot loader: QEMU loads the kernel and an initramfs of ours (tests/support/initramfs.py), which finds
+the disk and hands over to /sbin/init on it.
 """
 
 from __future__ import annotations
 
 import functools
-import lzma
 import os
 import re
 import shutil
 import subprocess
 import tempfile
-from collections.abc import Iterator
 from pathlib import Path
 
-import zstandard
-
-from tests.support import tools
+from tests.support import initramfs, tools
 
 MIB = 1 << 20
 UP = "vmferry-guest: up, counter "
@@ -29,11 +25,8 @@ DONE = "vmferry-guest: done"
 _MODULES = ("virtio_pci", "virtio_blk", "crc32c_generic", "ext4")
 """What the kernel needs to find its root; what these need is found, what is built in is left out."""
 
-_FIRST_INIT = """#!/bin/busybox sh
-/bin/busybox --install -s /bin
-mount -t devtmpfs dev /dev
-while read module; do insmod /modules/$module || echo "vmferry-guest: $module did not load"; done < /modules/order
-tries=0
+_FIRST_INIT = f"""#!/bin/busybox sh
+{initramfs.LOAD}tries=0
 while [ ! -b /dev/vda ] && [ $tries -lt 100 ]; do sleep 0.1; tries=$((tries + 1)); done
 mount -t ext4 -o ro /dev/vda /root || echo "vmferry-guest: no root"
 mount -o move /dev /root/dev
@@ -68,8 +61,7 @@ poweroff -f
 def need_guest() -> None:
     """Go on when a guest can be built and booted here (else as `tools.need`)."""
     tools.need("mke2fs", "qemu-img", "qemu-system-x86_64")
-    if not (tools.HOME / "guest" / ".complete").exists():
-        tools.lack("the test guest's kernel is not in .tools/guest; sh tools/install-test-tools.sh")
+    initramfs.need()
 
 
 def build_image(image: Path, size: int = 64 * MIB) -> None:
@@ -94,7 +86,8 @@ def boot(image: Path, format: str = "qcow2", timeout: float = 100, write_kib: in
     snapshot = "on" if write_kib is None else "off"
     arguments = [
         *("-nodefaults", "-no-user-config", "-no-reboot", "-display", "none", "-serial", "stdio"),
-        *("-machine", "pc,accel=tcg", "-cpu", "max", "-m", "256", "-kernel", str(_kernel()), "-initrd", str(_initrd())),
+        *("-machine", "pc,accel=tcg", "-cpu", "max", "-m", "256"),
+        *("-kernel", str(initramfs.kernel()), "-initrd", str(_initrd())),
         *("-drive", f"file={image},format={format},if=virtio,snapshot={snapshot}", "-append", command),
     ]
     with tempfile.TemporaryFile("w+", errors="replace") as output:
@@ -133,8 +126,8 @@ def change(image: Path, kib: int, format: str = "qcow2") -> str:
 def _fill_root(root: Path, data: int) -> None:
     for folder in ("bin", "sbin", "dev", "proc", "data"):
         (root / folder).mkdir(parents=True)
-    shutil.copy(_busybox(), root / "bin" / "busybox")
-    applets = subprocess.run([_busybox(), "--list"], check=True, capture_output=True, text=True).stdout.split()
+    shutil.copy(initramfs.busybox(), root / "bin" / "busybox")
+    applets = subprocess.run([initramfs.busybox(), "--list"], check=True, capture_output=True, text=True).stdout.split()
     for applet in applets:
         if applet != "busybox":
             (root / "bin" / applet).symlink_to("busybox")
@@ -147,72 +140,11 @@ def _fill_root(root: Path, data: int) -> None:
 
 @functools.cache
 def _initrd() -> Path:
-    """Our initramfs: busybox, the modules that the root needs, and a script; kept beside the kernel."""
-    modules = list(_module_files())
-    entries: list[tuple[str, int, bytes]] = [(name, 0o040755, b"") for name in ("bin", "dev", "modules", "root")]
-    entries += [("init", 0o100755, _FIRST_INIT.encode()), ("bin/busybox", 0o100755, _busybox().read_bytes())]
-    entries += [(f"modules/{name}", 0o100644, content) for name, content in modules]
-    entries += [("modules/order", 0o100644, "".join(f"{name}\n" for name, _ in modules).encode())]
-    handle, name = tempfile.mkstemp(dir=_home())
+    """Our initramfs, kept beside the kernel."""
+    handle, name = tempfile.mkstemp(dir=initramfs.HOME)
     with os.fdopen(handle, "wb") as made:
-        made.write(_cpio(entries))
-    return Path(name).replace(_home() / "initrd")
-
-
-def _module_files() -> Iterator[tuple[str, bytes]]:
-    """(name, plain content) of each module that is not built in, in the order in which they can be loaded."""
-    found = {_module_name(path): path for path in _home().rglob("*.ko*")}  # lib/modules, or usr/lib/modules
-    wanted: dict[str, bytes] = {}
-
-    def take(module: str) -> None:
-        if module in found and module not in wanted:
-            content = _plain(found[module])
-            needs = re.search(rb"\0depends=([^\0]*)\0", content)
-            for each in needs[1].decode().split(",") if needs else ():
-                take(each.replace("-", "_"))
-            wanted[module] = content
-
-    for module in _MODULES:
-        take(module)
-    return ((f"{module}.ko", content) for module, content in wanted.items())
-
-
-def _module_name(path: Path) -> str:
-    return path.name.split(".")[0].replace("-", "_")
-
-
-def _plain(path: Path) -> bytes:
-    """A module as the kernel takes it; distributions compress them in different ways."""
-    content = path.read_bytes()
-    if path.suffix == ".xz":
-        return lzma.decompress(content)
-    if path.suffix == ".zst":
-        return zstandard.ZstdDecompressor().decompressobj().decompress(content)
-    return content
-
-
-def _cpio(entries: list[tuple[str, int, bytes]]) -> bytes:
-    """An archive in cpio's "newc" format (Linux, Documentation/driver-api/early-userspace/buffer-format.rst)."""
-    archive = bytearray()
-    for number, (name, mode, content) in enumerate([*entries, ("TRAILER!!!", 0, b"")], 1):
-        fields = (number, mode, 0, 0, 1, 0, len(content), 0, 0, 0, 0, len(name) + 1, 0)
-        archive += b"070701" + b"".join(b"%08X" % field for field in fields) + name.encode() + b"\0"
-        archive += bytes(-len(archive) % 4)
-        archive += content
-        archive += bytes(-len(archive) % 4)
-    return bytes(archive)
-
-
-def _home() -> Path:
-    return tools.HOME / "guest"
-
-
-def _kernel() -> Path:
-    return next((_home() / "boot").glob("vmlinuz-*"))
-
-
-def _busybox() -> Path:
-    return next(path for path in (_home() / "bin/busybox", _home() / "usr/bin/busybox") if path.exists())
+        made.write(initramfs.archive(initramfs.entries(_FIRST_INIT, _MODULES)))
+    return Path(name).replace(initramfs.HOME / "initrd")
 
 
 def _path(tool: str) -> str:
