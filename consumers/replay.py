@@ -158,7 +158,7 @@ class Replay:
         if isinstance(event, Unreadable):
             await self._refuse(receipts.Gap(address.seal, self.state.position, event.reason), hold=True)
             return
-        if isinstance(event, events.Lapsed):
+        if isinstance(event, events.Word):
             # Wherever it stands: how far we have read in an epoch stays our last word, and its changes go on gathering.
             if isinstance(self.replica.admit(address, event, record.print_), replica.Hear):
                 self._hear(event)
@@ -268,8 +268,11 @@ class Replay:
         nodes = leaves.nodes(question.level, question.first, question.count)
         self.journal.say(address, receipts.Nodes(question.request, nodes))
 
-    def _hear(self, word: events.Lapsed) -> None:
-        """Tell whoever reads our log that nothing is kept for us.  Nothing else: what is gone is noticed as a gap."""
+    def _hear(self, word: events.Word) -> None:
+        """Tell whoever reads our log.  Nothing else: what is gone is noticed as a gap."""
+        if isinstance(word, events.Stepped):
+            log.info("the source is captured by %s from here on: %s", word.rung.value, word.reason)
+            return
         state = self.state
         if word.offset > state.position.offset and any(one.replica == state.replica for one in word.replicas):
             log.warning(
