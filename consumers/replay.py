@@ -172,6 +172,8 @@ class Replay:
         match decision:
             case replica.Begin(opened):
                 self._touched = await self.target.begin(opened)
+            case replica.Define(definition) if self._touched is not None:
+                self._touched.definition = definition
             case replica.Sealed() if self._touched is None:
                 return  # what was settled before its last changes was not on the medium: all of it was taken back
             case replica.Sealed(position):
@@ -296,17 +298,19 @@ class Replay:
         proved = await self._verified(waiting)
         if proved is None:
             return
-        # 3. One transaction: where we are, which pre-images belong to which epoch, what will be said.  A crash before
-        #    it changes nothing; a crash after it finds a position that the disk already equals.
+        # 3. One transaction: where we are, which pre-images belong to which epoch, what the machine is, what will be
+        #    said.  A crash before it changes nothing; a crash after it finds a position that the disk already equals.
         kept = [
             replicas.KeptEpoch(one.position, one.touched.undo_start, one.undo_end)
             for one in waiting
             if one.position.usable
         ]
+        defined = [(one.position.epoch, one.touched.definition) for one in waiting]
         said: list[receipts.Receipt] = [receipts.Applied(one.position) for one in waiting]
         if proved:
             said.append(receipts.Verified(last.position))
-        self.journal.commit(replicas.at(self.state, last.position, last.undo_end), said, keep=tuple(kept))
+        now = replicas.at(self.state, last.position, last.undo_end)
+        self.journal.commit(now, said, keep=tuple(kept), defined=defined)
         self._waiting = []
         self.replica.settled = last.position
         # Space goes back only now: a crash before this leaves zeros that are allocated, or bytes that no volume has.
@@ -367,8 +371,9 @@ class Replay:
         await self.target.restore(goal.end, goal.position.volumes)
         await self.target.flush()
         await self.target.read_back([])
-        # Position and intent in one transaction, with every word about a later state taken out of the outbox.  Before
-        # it a crash starts this function again, over the same records; after it the records beyond are nobody's.
+        # Position and intent in one transaction, with every word about a later state taken out of the outbox, and with
+        # what later epochs said of the machine.  Before it a crash starts this function again, over the same records;
+        # after it the records beyond are nobody's.
         state = replicas.at(self.state, goal.position, goal.end)
         state = replace(state, intent=None, held=f"rewound from epoch {was}")
         self.journal.commit(state, (receipts.Rewound(goal.position, was),), rewound=True)
