@@ -16,6 +16,7 @@ qemu-storage-daemon:qemu-system-common nbdinfo:libnbd-bin nbdcopy:libnbd-bin nbd
 mke2fs:e2fsprogs debugfs:e2fsprogs e2fsck:e2fsprogs rsync:rsync mvn:maven openssl:openssl systemd-analyze:systemd
 systemd-sysusers:systemd systemd-tmpfiles:systemd ip:iproute2 tc:iproute2 faketime:faketime
 podman:podman buildah:buildah runc:runc podman-compose:podman-compose debootstrap:debootstrap iptables:iptables
+virt-xml-validate:libvirt-clients xmllint:libxml2-utils
 /usr/lib/podman/netavark:netavark /usr/lib/podman/aardvark-dns:aardvark-dns
 java:openjdk-17-jre-headless|openjdk-21-jre-headless|openjdk-25-jre-headless|default-jre-headless'
 

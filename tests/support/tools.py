@@ -41,6 +41,8 @@ PACKAGES = {
     "systemd-sysusers": "systemd",
     "systemd-tmpfiles": "systemd",
     "unshare": "util-linux",
+    "virt-xml-validate": "libvirt-clients",
+    "xmllint": "libxml2-utils",
 }
 
 
