@@ -26,7 +26,7 @@ MakeLeaves = Callable[[int, Volume], Leaves]
 
 @dataclass(slots=True)
 class Touched:
-    """What one epoch has written: the blocks whose pre-images are kept, and what must be read back."""
+    """What one epoch has done: the blocks whose pre-images are kept, what must be read back, what it says otherwise."""
 
     undo_start: int
     blocks: dict[int, Ranges] = field(default_factory=dict)
@@ -37,6 +37,8 @@ class Touched:
     "Changes that are being written, or were when the medium was full: of them nothing is known."
     size: int = 0
     "Bytes of data written."
+    definition: events.Defined | None = None
+    "What it says of the machine."
 
     def of(self, volume: int) -> Ranges:
         return self.blocks.setdefault(volume, Ranges())

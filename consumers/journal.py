@@ -11,8 +11,11 @@ from dataclasses import replace
 
 from engine import ports
 from engine.store import replicas
-from schemas import receipts, wire
+from schemas import events, receipts, wire
 from schemas.identity import Address
+
+Defined = tuple[int, events.Defined | None]
+"""What an epoch said of the machine, if it did."""
 
 
 class Journal:
@@ -33,13 +36,26 @@ class Journal:
         said: Sequence[receipts.Receipt] = (),
         keep: tuple[replicas.KeptEpoch, ...] = (),
         rewound: bool = False,
+        defined: Sequence[Defined] = (),
     ) -> None:
-        """One transaction: the state, kept epochs, and receipts about them."""
+        """One transaction: the state, kept epochs, receipts about them, and what they say of the machine."""
         number = state.next_receipt
         state = replace(state, next_receipt=number + len(said))
         outgoing = tuple(self.outgoing(number + at, one, state) for at, one in enumerate(said))
-        self.store.commit(replicas.Update(state, keep, outgoing, rewound))
+        self.store.commit(replicas.Update(state, keep, outgoing, rewound, self._news(defined)))
         self.state = state
+
+    def _news(self, defined: Sequence[Defined]) -> tuple[replicas.Definition, ...]:
+        """Those that say anything new: producers repeat themselves at every start, and what they say may be large."""
+        found: list[replicas.Definition] = []
+        for epoch, said in defined:
+            if said is not None and said != (found[-1].said if found else self._definition()):
+                found.append(replicas.Definition(epoch, said))
+        return tuple(found)
+
+    def _definition(self) -> events.Defined | None:
+        """What holds at the stored position."""
+        return self.store.definition(self.state.position.epoch)
 
     def outgoing(self, number: int, receipt: receipts.Receipt, state: replicas.State) -> replicas.Outgoing:
         """A receipt as it waits in the outbox."""

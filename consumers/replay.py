@@ -158,7 +158,7 @@ class Replay:
         if isinstance(event, Unreadable):
             await self._refuse(receipts.Gap(address.seal, self.state.position, event.reason), hold=True)
             return
-        if isinstance(event, events.Lapsed):
+        if isinstance(event, events.Word):
             # Wherever it stands: how far we have read in an epoch stays our last word, and its changes go on gathering.
             if isinstance(self.replica.admit(address, event, record.print_), replica.Hear):
                 self._hear(event)
@@ -172,6 +172,8 @@ class Replay:
         match decision:
             case replica.Begin(opened):
                 self._touched = await self.target.begin(opened)
+            case replica.Define(definition) if self._touched is not None:
+                self._touched.definition = definition
             case replica.Sealed() if self._touched is None:
                 return  # what was settled before its last changes was not on the medium: all of it was taken back
             case replica.Sealed(position):
@@ -268,8 +270,11 @@ class Replay:
         nodes = leaves.nodes(question.level, question.first, question.count)
         self.journal.say(address, receipts.Nodes(question.request, nodes))
 
-    def _hear(self, word: events.Lapsed) -> None:
-        """Tell whoever reads our log that nothing is kept for us.  Nothing else: what is gone is noticed as a gap."""
+    def _hear(self, word: events.Word) -> None:
+        """Tell whoever reads our log.  Nothing else: what is gone is noticed as a gap."""
+        if isinstance(word, events.Stepped):
+            log.info("the source is captured by %s from here on: %s", word.rung.value, word.reason)
+            return
         state = self.state
         if word.offset > state.position.offset and any(one.replica == state.replica for one in word.replicas):
             log.warning(
@@ -293,17 +298,19 @@ class Replay:
         proved = await self._verified(waiting)
         if proved is None:
             return
-        # 3. One transaction: where we are, which pre-images belong to which epoch, what will be said.  A crash before
-        #    it changes nothing; a crash after it finds a position that the disk already equals.
+        # 3. One transaction: where we are, which pre-images belong to which epoch, what the machine is, what will be
+        #    said.  A crash before it changes nothing; a crash after it finds a position that the disk already equals.
         kept = [
             replicas.KeptEpoch(one.position, one.touched.undo_start, one.undo_end)
             for one in waiting
             if one.position.usable
         ]
+        defined = [(one.position.epoch, one.touched.definition) for one in waiting]
         said: list[receipts.Receipt] = [receipts.Applied(one.position) for one in waiting]
         if proved:
             said.append(receipts.Verified(last.position))
-        self.journal.commit(replicas.at(self.state, last.position, last.undo_end), said, keep=tuple(kept))
+        now = replicas.at(self.state, last.position, last.undo_end)
+        self.journal.commit(now, said, keep=tuple(kept), defined=defined)
         self._waiting = []
         self.replica.settled = last.position
         # Space goes back only now: a crash before this leaves zeros that are allocated, or bytes that no volume has.
@@ -364,8 +371,9 @@ class Replay:
         await self.target.restore(goal.end, goal.position.volumes)
         await self.target.flush()
         await self.target.read_back([])
-        # Position and intent in one transaction, with every word about a later state taken out of the outbox.  Before
-        # it a crash starts this function again, over the same records; after it the records beyond are nobody's.
+        # Position and intent in one transaction, with every word about a later state taken out of the outbox, and with
+        # what later epochs said of the machine.  Before it a crash starts this function again, over the same records;
+        # after it the records beyond are nobody's.
         state = replicas.at(self.state, goal.position, goal.end)
         state = replace(state, intent=None, held=f"rewound from epoch {was}")
         self.journal.commit(state, (receipts.Rewound(goal.position, was),), rewound=True)

@@ -3,7 +3,8 @@
     chain = BLAKE3("vmferry chain 1" || generation || epoch || fits || volumes || events ... || cut || missing)
 
 over length-prefixed fields, numbers as 8 bytes big-endian.  A `Written` enters with its digests instead of its data,
-so data is hashed once.  Bus offset and attempt are not in it: the same epoch sent again makes the same chain.
+so data is hashed once; a `Defined` with the digest of its NVRAM.  Bus offset and attempt are not in it: the same epoch
+sent again makes the same chain.
 """
 
 from __future__ import annotations
@@ -34,11 +35,14 @@ class ChainHasher:
         for volume in opened.volumes:
             self._hash.update(b"V" + _text(volume.name.encode()) + _number(volume.size) + _number(volume.block_size))
 
-    def feed(self, event: events.Written | events.Zeroed) -> None:
+    def feed(self, event: events.Change) -> None:
         """Take one change in."""
         if isinstance(event, events.Written):
             fields = _number(event.volume) + _number(event.start) + _number(len(event.data))
             self._hash.update(b"W" + fields + _text(event.digests))
+        elif isinstance(event, events.Defined):
+            nvram = blake3.blake3(event.nvram).digest()
+            self._hash.update(b"D" + _text(event.form.encode()) + _text(event.text.encode()) + _text(nvram))
         else:
             self._hash.update(b"Z" + _number(event.volume) + _number(event.start) + _number(event.length))
 
@@ -66,7 +70,7 @@ class Writer:
         self._seq += 1
         return address
 
-    def change(self, event: events.Written | events.Zeroed) -> Address:
+    def change(self, event: events.Change) -> Address:
         """Take a change into the chain and give it its address."""
         self._chain.feed(event)
         return self.next_address()

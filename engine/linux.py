@@ -99,15 +99,21 @@ def sync_directory(path: str) -> None:
 
 
 def replace_text(path: Path, text: str) -> None:
-    """Have `path` hold `text`, durably when it returns.  Raises Full, Usage, DeviceFailed.
+    """Have `path` hold `text`, as `replace_bytes` does."""
+    replace_bytes(path, text.encode("utf-8", "surrogateescape"))
+
+
+def replace_bytes(path: Path, data: bytes, mode: int = 0o666) -> None:
+    """Have `path` hold `data`, durably when it returns, with `mode` less the umask.  Raises Full, Usage, DeviceFailed.
 
     A fresh file is written and synced, takes the name, and the directory is synced.  A crash before it has the name
     leaves what was there, one behind that either of both, and never a part.
     """
     fresh = path.with_suffix(".new")
     try:
-        with open(fresh, "w", encoding="utf-8", errors="surrogateescape") as file:
-            file.write(text)
+        fresh.unlink(missing_ok=True)  # a crash left it, perhaps with another mode
+        with open(fresh, "xb", opener=lambda name, flags: os.open(name, flags, mode)) as file:
+            file.write(data)
             file.flush()
             os.fsync(file.fileno())
         os.rename(fresh, path)

@@ -32,9 +32,9 @@ class Answer:
 
 @dataclass(frozen=True, slots=True)
 class Hear:
-    """The source says for whom it keeps nothing more.  Changes nothing here, wherever it stands."""
+    """The source says for whom it keeps nothing more, or how it is captured.  Changes nothing, wherever it stands."""
 
-    word: events.Lapsed
+    word: events.Word
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,6 +52,13 @@ class Apply:
 
 
 @dataclass(frozen=True, slots=True)
+class Define:
+    """The next change of the open epoch is of the machine, and not of a disk's bytes."""
+
+    definition: events.Defined
+
+
+@dataclass(frozen=True, slots=True)
 class Sealed:
     """The open epoch is whole: `position` is where we are once it is settled."""
 
@@ -66,7 +73,7 @@ class Refuse:
     hold: bool
 
 
-Decision = Skip | Restart | Answer | Hear | Begin | Apply | Sealed | Refuse
+Decision = Skip | Restart | Answer | Hear | Begin | Apply | Define | Sealed | Refuse
 
 
 class _Open:
@@ -109,7 +116,7 @@ class Replica:
             return self._started(address)
         if isinstance(event, events.Asked):
             return self._asked(address, event)
-        if isinstance(event, events.Lapsed):
+        if isinstance(event, events.Word):
             return Hear(event)
         self.highest = max(self.highest, address.epoch)
         if self.held is not None:
@@ -187,7 +194,7 @@ class Replica:
             return False
         return None
 
-    def _next(self, address: Address, event: events.Written | events.Zeroed | events.Seal, print_: int) -> Decision:
+    def _next(self, address: Address, event: events.Change | events.Seal, print_: int) -> Decision:
         current = self.open
         if current is None or current.identity != address.seal:
             return self._gap(address, "the Open of this epoch is missing")
@@ -197,12 +204,11 @@ class Replica:
             return self._gap(address, f"seq {len(current.seen)} is missing")
         if isinstance(event, events.Seal):
             return self._seal(address, event, current)
-        refused = self._outside(event, current)
-        if refused:
+        if not isinstance(event, events.Defined) and (refused := self._outside(event, current)):
             return self._diverged(address, refused)
         current.seen.append(print_)
         current.chain.feed(event)
-        return Apply(event)
+        return Define(event) if isinstance(event, events.Defined) else Apply(event)
 
     def _repeated(self, address: Address, print_: int) -> Decision:
         assert self.open is not None

@@ -77,7 +77,7 @@ class Post:
         """Whether the bus has taken all that we took, and no epoch is open there."""
         return not self._open and not self._pending and (self._sending is None or self._sending.done())
 
-    async def say(self, address: Address, event: events.Started | events.Asked | events.Lapsed) -> None:
+    async def say(self, address: Address, event: events.Started | events.Asked | events.Word) -> None:
         """Say one thing at once, durably."""
         await self._log.append([self._pack(address, event)])
         await self._log.sync()
@@ -88,7 +88,7 @@ class Post:
         """Take the next event of an epoch; it goes out with its batch."""
         self._open = not isinstance(event, events.Seal)
         self._pending.append((address, event))
-        self._size += wire.HEADER_SIZE + (len(event.data) if isinstance(event, events.Written) else 0)
+        self._size += wire.HEADER_SIZE + _payload(event)
         if self._size >= self._settings.batch:
             await self._push()
 
@@ -154,6 +154,13 @@ class Post:
             await ear.hear(NAP)
             ear.check()
             ear.lapse(self._settings.lease, since)
+
+
+def _payload(event: events.Event) -> int:
+    """Bytes that it carries, but for what is small."""
+    if isinstance(event, events.Written):
+        return len(event.data)
+    return len(event.text) + len(event.nvram) if isinstance(event, events.Defined) else 0
 
 
 def _nothing() -> asyncio.Future[None]:

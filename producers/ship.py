@@ -73,6 +73,8 @@ class Shipper:
         self._fits: tuple[events.Fit, ...] = ()
         self._first = True
         "No epoch was sealed since the last `Started`."
+        self._defined: events.Defined | None = None
+        "The machine that the replicas know of since then."
         self.trimmed = 0
         "Records before this offset are gone."
         self.before_epoch: Callable[[], Awaitable[None]] | None = None
@@ -128,7 +130,7 @@ class Shipper:
         self._part = None
         await self.post.drop()
         await self._settle_commit()
-        self._first = True
+        self._first, self._defined = True, None
         self._fits = await self._start.once(volumes)
         return bool(self._fits)
 
@@ -165,8 +167,11 @@ class Shipper:
         try:
             await self.ledger.follow(volumes)
             self._volumes = volumes
-            before = self._sealed
-            for index, hint in enumerate(await self._hints()):
+            before, hints = self._sealed, await self._hints()
+            if (step := self.source.step()) is not None:
+                await self.say(step)
+            always = always or self.source.machine not in (None, self._defined)
+            for index, hint in enumerate(hints):
                 await self._emit_all(self._scan(index).changed(hint), Cut.NONE)
             await self._settle_commit()
             lacking = self.map.missing - (self._part.sure if self._part else 0)
@@ -248,6 +253,10 @@ class Shipper:
         writer = epoch.Writer(self.state.generation, self.state.attempt, number, self._volumes, self._fits)
         self._part = Part(writer)
         await self.post.add(writer.next_address(), writer.opened)
+        machine = self.source.machine
+        if machine is not None and machine != self._defined:
+            self._defined = machine
+            await self.post.add(writer.change(machine), machine)
         return self._part
 
     async def _seal(self, cut: Cut | None = None, instant: int = 0) -> None:
@@ -319,7 +328,7 @@ class Shipper:
         answered = self.ear.waited_for()
         return bool(answered) and all((peer.applied.epoch, peer.applied.chain) == here for peer in answered)
 
-    async def say(self, word: events.Lapsed) -> bool:
+    async def say(self, word: events.Word) -> bool:
         """Say it durably, between two epochs.  False, and nothing was said, while one is open."""
         await self._settle_commit()
         if between := self.post.between:

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import Protocol
 
 from engine import ports
+from schemas import events
 from schemas.extent import Ranges
 from schemas.identity import Cut, Volume
 
@@ -18,6 +19,13 @@ class Source(Protocol):
 
     @property
     def devices(self) -> Sequence[ports.BlockDevice]: ...
+
+    @property
+    def machine(self) -> events.Defined | None:
+        """The machine that has these disks, as it was at the last `begin`; None where none is known."""
+
+    def step(self) -> events.Stepped | None:
+        """How it is captured from now on, where that has changed since it was asked last."""
 
     async def begin(self, cut: bool = True) -> tuple[Volume, ...]:
         """Start a pass: the volumes as they are now.  Raises InUse when somebody may be writing to them.
@@ -49,6 +57,11 @@ class Unhinted:
     """The part of a source that cannot tell what changed but by reading all of it."""
 
     devices: Sequence[ports.BlockDevice]
+    machine: events.Defined | None = None
+
+    def step(self) -> events.Stepped | None:
+        """It has one way only."""
+        return None
 
     async def hints(self) -> Sequence[Ranges | None]:
         return [None] * len(self.devices)

@@ -68,6 +68,27 @@ class Zeroed:
     length: int
 
 
+class Form(enum.StrEnum):
+    """How a machine is defined."""
+
+    LIBVIRT = "libvirt"
+
+
+@dataclass(frozen=True, slots=True)
+class Defined:
+    """The definition of the machine that has these disks, from this epoch on: a change that touches no byte of them.
+
+    It is sealed, settled and rewound with its epoch.  A producer that knows it repeats it in the first epoch after each
+    `Started`, so that a replica which came in by comparing digests has it too, and says it when it differs.
+    """
+
+    form: Form
+    "libvirt: `text` is the XML of an inactive domain, migratable."
+    text: str
+    nvram: bytes
+    "The bytes of the file that keeps its UEFI variables; empty where there is none, or it is larger than one record."
+
+
 @dataclass(frozen=True, slots=True)
 class Seal:
     """The epoch is whole: only now does it count.
@@ -126,4 +147,32 @@ class Lapsed:
     replicas: tuple[Behind, ...]
 
 
-Event = Started | Asked | Open | Written | Zeroed | Seal | Lapsed
+class Rung(enum.StrEnum):
+    """How the source is captured, the best first."""
+
+    TAP = "tap"
+    CHECKPOINT = "checkpoint"
+    SCAN = "scan"
+    NONE = "none"
+
+
+@dataclass(frozen=True, slots=True)
+class Stepped:
+    """From here on the source is captured by another rung of the ladder.
+
+    Said durably, and only between epochs.  It belongs to no epoch and changes no state: every reader passes over it.
+    """
+
+    rung: Rung
+    "tap: every write, as it is made; checkpoint: what a bitmap says; scan: what comparing finds; none: not at all."
+    reason: str
+    "Why, in words."
+    instant: int
+    "The source's clock, in nanoseconds since 1970: for people, never for order."
+
+
+Change = Written | Zeroed | Defined
+"""What fills an epoch."""
+Word = Lapsed | Stepped
+"""What is said between epochs, and changes no state."""
+Event = Started | Asked | Open | Change | Seal | Word

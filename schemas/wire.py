@@ -30,7 +30,7 @@ CODEC_NONE = 0
 CODEC_ZSTD = 1
 
 MAX_PAYLOAD = 1 << 20
-"""Most bytes of volume data in one record.  Kafka's sweet spot; larger writes are split."""
+"""Most bytes of volume data, or of NVRAM, in one record.  Kafka's sweet spot; larger writes are split."""
 MAX_RECORD = MAX_PAYLOAD + (256 << 10)
 """Most bytes in one record, header and digests included."""
 MAX_ITEMS = 1 << 16
@@ -59,6 +59,8 @@ KINDS: dict[int, type] = {
     5: events.Zeroed,
     6: events.Seal,
     7: events.Lapsed,
+    8: events.Defined,
+    9: events.Stepped,
     64: receipts.Answered,
     65: receipts.Nodes,
     66: receipts.Progress,
@@ -97,7 +99,10 @@ def _plain(body: bytes) -> tuple[int, bytes]:
 
 
 def pack_event(stream: bytes, address: Address, event: events.Event, squeeze: Squeeze = _plain) -> bytes:
-    """One event as bytes.  `stream` is 16 bytes.  Raises Malformed when the record would pass MAX_RECORD."""
+    """One event as bytes.  `stream` is 16 bytes.  Raises Malformed when it would pass a limit of FORMAT.md."""
+    if isinstance(event, events.Defined):
+        for name in ("text", "nvram"):  # they come from outside, as large as they like
+            _check("Defined", name, getattr(event, name))
     codec, body = squeeze(_packb(_encode(event)))
     return _frame(stream, address, _NUMBERS[type(event)], codec, body)
 
@@ -279,6 +284,10 @@ def _check(where: str, name: str, value: Any) -> None:
         raise errors.Malformed(f"{where}.digests of {len(value)} bytes: digests have 32 each")
     if name == "block_size" and not 0 < value <= MAX_PAYLOAD:
         raise errors.Malformed(f"{where}.block_size is {value}: at least 1, at most {MAX_PAYLOAD}")
+    if name == "text" and not 0 < (length := len(value.encode("utf-8", "surrogatepass"))) <= MAX_ITEMS:
+        raise errors.Malformed(f"{where}.text of {length} bytes: at least 1, at most {MAX_ITEMS}")
+    if name == "nvram" and len(value) > MAX_PAYLOAD:
+        raise errors.Malformed(f"{where}.nvram of {len(value)} bytes; at most {MAX_PAYLOAD}")
 
 
 _HINTS: dict[type, dict[str, Any]] = {}

@@ -19,6 +19,7 @@ systemd-sysusers:systemd systemd-tmpfiles:systemd ip:iproute2 tc:iproute2 faketi
 podman:podman buildah:buildah runc:runc podman-compose:podman-compose debootstrap:debootstrap iptables:iptables
 libvirtd:libvirt-daemon /usr/lib/x86_64-linux-gnu/libvirt/connection-driver/libvirt_driver_qemu.so:libvirt-daemon-driver-qemu
 virsh:libvirt-clients gcc:gcc ldd:libc-bin
+virt-xml-validate:libvirt-clients xmllint:libxml2-utils
 /usr/lib/podman/netavark:netavark /usr/lib/podman/aardvark-dns:aardvark-dns
 java:openjdk-17-jre-headless|openjdk-21-jre-headless|openjdk-25-jre-headless|default-jre-headless'
 

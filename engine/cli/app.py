@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from engine import places, units
-from engine.cli import daemons, ending, keeping, leaving, setting, watching
+from engine.cli import daemons, ending, keeping, leaving, machine, setting, watching
 from engine.cli import rate as rating
 from engine.cli import replicate as replicating
 from engine.cli.options import BusConfig, Debug, Json, State
@@ -101,6 +101,7 @@ watching.add(app)
 keeping.add(app)
 daemons.add(app, keeping.target)
 leaving.add(app, keeping.target)
+machine.add(keeping.target)
 
 
 def main() -> None:

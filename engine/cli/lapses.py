@@ -1,4 +1,4 @@
-"""Which records of a stream were let go of though replicas had not applied them: the newest words of it on the bus."""
+"""What a source said between epochs: records let go of unapplied, and steps of capture.  The newest on the bus."""
 
 from __future__ import annotations
 
@@ -15,6 +15,14 @@ _BYTES = 64 << 20
 _FIRST = 64
 """Records that are looked at first, the newest; then twice as many before them, and so on, within _BYTES."""
 _BATCH = 8 << 20
+_SHOWN = 8
+"""Steps that are told in sentences."""
+_RUNGS = {
+    events.Rung.TAP: "from here on every write is captured as it is made (tap)",
+    events.Rung.CHECKPOINT: "from here on what QEMU's bitmaps name is captured (checkpoint)",
+    events.Rung.SCAN: "from here on what comparing the disks finds is captured (scan)",
+    events.Rung.NONE: "from here on nothing is captured",
+}
 _WHY = {
     events.Why.CAP: "the log held {held} of its cap of {cap}",
     events.Why.SILENCE: "they did not answer, and no history is kept for them",
@@ -28,7 +36,7 @@ class Lapses:
 
     away: str = ""
     more: bool = False
-    words: list[tuple[int, events.Lapsed]] = field(default_factory=list)
+    words: list[tuple[int, events.Word]] = field(default_factory=list)
 
 
 async def of(record: registry.Replica, stream: bytes) -> Lapses:
@@ -50,9 +58,9 @@ async def of(record: registry.Replica, stream: bytes) -> Lapses:
     return found
 
 
-async def _window(log: ports.Log, stream: bytes, at: int, end: int) -> tuple[list[tuple[int, events.Lapsed]], int]:
+async def _window(log: ports.Log, stream: bytes, at: int, end: int) -> tuple[list[tuple[int, events.Word]], int]:
     """The words from `at` up to `end`, and how many bytes were read for them."""
-    words, size = list[tuple[int, events.Lapsed]](), 0
+    words, size = list[tuple[int, events.Word]](), 0
     while at < end:
         entries = await log.read(at, _BATCH, 0)
         if not entries:
@@ -64,12 +72,12 @@ async def _window(log: ports.Log, stream: bytes, at: int, end: int) -> tuple[lis
     return words, size
 
 
-def _word(record: bytes, stream: bytes) -> events.Lapsed | None:
+def _word(record: bytes, stream: bytes) -> events.Word | None:
     try:
         frame, event = envelope.event(record)
     except schema_errors.SchemaError:
         return None  # whoever applies it refuses it aloud; here only words are looked for
-    return event if frame.stream == stream and isinstance(event, events.Lapsed) else None
+    return event if frame.stream == stream and isinstance(event, events.Word) else None
 
 
 def said(found: Lapses) -> dict[str, Any]:
@@ -84,6 +92,12 @@ def said(found: Lapses) -> dict[str, Any]:
                 ],
             }
             for at, word in found.words
+            if isinstance(word, events.Lapsed)
+        ],
+        "stepped": [
+            {"at_offset": at, "instant": when(word.instant), "rung": word.rung.value, "reason": word.reason}
+            for at, word in found.words
+            if isinstance(word, events.Stepped)
         ],
         "lapsed_more": found.more, "bus_away": found.away,
     }  # fmt: skip
@@ -92,10 +106,14 @@ def said(found: Lapses) -> dict[str, Any]:
 def lines(said: dict[str, Any], replica: str) -> list[str]:
     """The same in sentences; `replica` is the one that is looked at."""
     found = [_line(one, replica) for one in said["lapsed"]]
+    steps = said["stepped"]
+    if len(steps) > _SHOWN:
+        found.append(f"stepped {len(steps)} times; these are the last {_SHOWN}, and --json has all of them")
+    found += [f"stepped {one['instant']}: {_RUNGS[one['rung']]}: {one['reason']}" for one in steps[-_SHOWN:]]
     if said["lapsed_more"] and not said["bus_away"]:
         found.append("the log is long: whether older words of this kind are on it was not looked at")
     if said["bus_away"]:
-        found.append(f"whether its source let go of records was not looked at: {said['bus_away']}")
+        found.append(f"whether its source let go of records, or stepped, was not looked at: {said['bus_away']}")
     return found
 
 

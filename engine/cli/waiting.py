@@ -95,7 +95,7 @@ def _take(record: bytes, stream: bytes, found: Waiting) -> None:
         # Whoever applies it refuses it aloud; here it is only looked at.
         logging.getLogger("vmferry.status").info("a record cannot be read: %s", why)
         return
-    if frame.stream != stream or isinstance(event, events.Started | events.Asked | events.Lapsed):
+    if frame.stream != stream or isinstance(event, events.Started | events.Asked | events.Word):
         return
     found.open_size += len(record)
     if isinstance(event, events.Seal):

@@ -15,9 +15,10 @@ import sqlite_utils
 
 from engine import errors, linux
 
-VERSION = 1
+VERSION = 2
 """Of the stores of both sides, and of the files beside them that have no room for one: maps, digests, and claims
-(docs/FORMATS.md).  Whatever changes the meaning of their bytes raises it."""
+(docs/FORMATS.md).  Whatever changes the meaning of their bytes raises it.  1 had no definitions of machines; a file of
+an earlier version is given the tables that it lacks."""
 _BUSY_SECONDS = 10.0
 _INDEX = 64 << 10
 """Bytes: twice what SQLite's index takes at first.  It grows with every 16 MiB of WAL, which ours never has."""
@@ -50,7 +51,7 @@ def _of_sqlite(path: Path, why: sqlite3.Error) -> errors.FerryError:
 
 
 def open_database(path: Path, schema: str) -> sqlite_utils.Database:
-    """The file at `path`, made with `schema` when it is not there.
+    """The file at `path`, made with `schema` when it is not there, and brought to our version when it is older.
 
     Raises Newer for a later version's file, which is only read; Damaged when it is not whole; DeviceFailed, Full.
     """
@@ -61,8 +62,10 @@ def open_database(path: Path, schema: str) -> sqlite_utils.Database:
         try:
             db.execute("PRAGMA journal_mode=WAL")
             db.execute("PRAGMA synchronous=FULL")
-            if not db.execute("PRAGMA user_version").fetchone()[0]:
+            found = db.execute("PRAGMA user_version").fetchone()[0]
+            if found < VERSION:
                 _create(db, schema)
+            if not found:
                 linux.sync_directory(str(path))
         except BaseException:
             db.close()
@@ -129,10 +132,10 @@ def _check_version(path: Path, connection: sqlite3.Connection) -> int:
 
 
 def _create(db: sqlite_utils.Database, schema: str) -> None:
-    """All tables and the version, or nothing."""
+    """All tables that are not there, and the version, or nothing."""
     with db.atomic():
         for statement in filter(None, map(str.strip, schema.split(";"))):
-            db.execute(statement)
+            db.execute(statement.replace("CREATE TABLE", "CREATE TABLE IF NOT EXISTS", 1))
         db.execute(f"PRAGMA user_version = {VERSION}")
 
 

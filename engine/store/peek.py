@@ -11,6 +11,7 @@ from engine import errors
 from engine.store import database, replicas
 from engine.store.sources import SourceState
 from engine.store.sqlite import SqliteReplicaStore, SqliteSourceStore
+from schemas import events
 
 T = TypeVar("T")
 
@@ -22,7 +23,10 @@ class _ReplicaView(SqliteReplicaStore):
         self.path = path
         self._db = database.open_read_only(path)
         try:
+            self._db.execute("BEGIN")  # whatever is read is of one moment
             self._kept = self._read_kept()
+            older = "definitions" not in self._db.table_names()
+            self._defined = [] if older else self._read_defined()
         except BaseException:
             self.close()
             raise
@@ -39,6 +43,14 @@ class _SourceView(SqliteSourceStore):
 def replica(path: Path) -> tuple[replicas.State, list[replicas.KeptEpoch], int]:
     """State, kept epochs (oldest first) and how many receipts wait to be said.  Raises NotFound, Damaged."""
     return _seen(path, _replica)
+
+
+def definition(path: Path, epoch: int) -> events.Defined | None:
+    """What the machine was said to be at `epoch`, which is kept or the position's; None where nothing was said.
+
+    Raises NotFound, Damaged.
+    """
+    return _seen(path, lambda path: _definition(path, epoch))
 
 
 def source(path: Path) -> SourceState:
@@ -61,6 +73,14 @@ def _replica(path: Path) -> tuple[replicas.State, list[replicas.KeptEpoch], int]
     view = _ReplicaView(path)
     try:
         return view.load(), view.kept(), len(view.outbox())
+    finally:
+        view.close()
+
+
+def _definition(path: Path, epoch: int) -> events.Defined | None:
+    view = _ReplicaView(path)
+    try:
+        return view.definition(epoch)
     finally:
         view.close()
 

@@ -14,11 +14,11 @@ from typing import Any, TypeVar
 import xxhash
 
 from engine import errors
-from engine.store import database
+from engine.store import database, replicas
 from engine.store.replicas import KeptEpoch, Outgoing, State, Update, surviving
 from engine.store.sources import SourceState
 from schemas import errors as schema_errors
-from schemas import wire
+from schemas import events, wire
 from schemas.identity import Attempt
 from schemas.receipts import Position
 
@@ -33,8 +33,10 @@ CREATE TABLE state (id INTEGER PRIMARY KEY CHECK (id = 1), replica TEXT, stream 
     epoch INTEGER, root TEXT, undo_end INTEGER, held TEXT, body BLOB NOT NULL);
 CREATE TABLE epochs (id INTEGER PRIMARY KEY, epoch INTEGER, generation INTEGER, attempt TEXT, cut TEXT, usable INTEGER,
     missing INTEGER, cut_at TEXT, root TEXT, chain TEXT, undo_start INTEGER, undo_end INTEGER, body BLOB NOT NULL);
-CREATE TABLE outbox (number INTEGER PRIMARY KEY, epoch INTEGER, record BLOB NOT NULL)
+CREATE TABLE outbox (number INTEGER PRIMARY KEY, epoch INTEGER, record BLOB NOT NULL);
+CREATE TABLE definitions (epoch INTEGER PRIMARY KEY, form TEXT, body BLOB NOT NULL)
 """
+"""Without the definitions: version 1."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,7 +119,7 @@ class SqliteReplicaStore(_Store):
     def __init__(self, path: Path) -> None:
         super().__init__(path, _REPLICA)
         try:
-            self._kept = self._read_kept()
+            self._kept, self._defined = self._read_kept(), self._read_defined()
         except BaseException:
             self.close()
             raise
@@ -132,16 +134,22 @@ class SqliteReplicaStore(_Store):
         return State(**fields, intent=stored.intent[0] if stored.intent else None)
 
     def commit(self, update: Update) -> None:
-        kept = list(self._kept)
+        kept, at = list(self._kept), update.state.position.epoch
         with database.named(self.path), self._db.atomic():
             if update.rewound:
                 kept = self._drop_later(update.state.position, kept)
+            if self._defined[-1:] > [at]:
+                self._db.execute("DELETE FROM definitions WHERE epoch > ?", (at,))
             self._put_state(update.state)
             for one in update.keep:
                 self._keep(one)
             for receipt in update.receipts:
                 self._db.execute("INSERT INTO outbox VALUES (?, ?, ?)", (receipt.number, receipt.epoch, receipt.record))
+            for new in update.definitions:
+                row = (new.epoch, new.said.form.value, _pack(new.said))
+                self._db.execute("INSERT INTO definitions VALUES (?, ?, ?)", row)
         self._kept = kept + list(update.keep)
+        self._defined = [each for each in self._defined if each <= at] + [one.epoch for one in update.definitions]
 
     def _drop_later(self, position: Position, kept: list[KeptEpoch]) -> list[KeptEpoch]:
         self._db.execute("DELETE FROM epochs WHERE epoch > ?", (position.epoch,))
@@ -176,11 +184,28 @@ class SqliteReplicaStore(_Store):
         # Asked for at every settle: decoding thousands of rows each time would be most of its cost.
         return list(self._kept)
 
+    def _read_defined(self) -> list[int]:
+        """The epochs that said what the machine is, oldest first.  What they said is large, and seldom asked for."""
+        with database.named(self.path):
+            return [row[0] for row in self._db.execute("SELECT epoch FROM definitions ORDER BY epoch").fetchall()]
+
+    def definition(self, epoch: int) -> events.Defined | None:
+        said = replicas.held_at(self._defined, epoch)
+        if said is None:
+            return None
+        with database.named(self.path):
+            (body,) = self._db.execute("SELECT body FROM definitions WHERE epoch = ?", (said,)).fetchone()
+        return _unpack(events.Defined, body, self.path)
+
     def forget_before(self, epoch: int) -> None:
-        if any(one.position.epoch < epoch for one in self._kept):
-            with database.named(self.path):
+        kept = [one for one in self._kept if one.position.epoch >= epoch]
+        gone = replicas.unneeded(self._defined, kept)
+        if gone or len(kept) < len(self._kept):
+            with database.named(self.path), self._db.atomic():
                 self._db.execute("DELETE FROM epochs WHERE epoch < ?", (epoch,))
-            self._kept = [one for one in self._kept if one.position.epoch >= epoch]
+                for one in gone:
+                    self._db.execute("DELETE FROM definitions WHERE epoch = ?", (one,))
+            self._kept, self._defined = kept, [one for one in self._defined if one not in gone]
 
     def outbox(self) -> list[Outgoing]:
         with database.named(self.path):

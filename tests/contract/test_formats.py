@@ -17,11 +17,11 @@ from engine import digest, places, quotas, registry
 from engine.bus import segments
 from engine.bus.index import Index, Mark, State
 from engine.daemon import wishes
-from engine.store import sqlite, undo
+from engine.store import database, peek, sqlite, undo
 from engine.store.bitmap import Bitmap
 from engine.store.file import OsFile
 from engine.store.memory import MemoryFile
-from engine.store.replicas import Update
+from engine.store.replicas import Definition, Update
 from engine.store.stage import Stage
 from engine.store.undo import UndoLog
 from producers import retain
@@ -88,6 +88,24 @@ def test_the_tables_of_a_store_are_the_golden_ones(
             assert rows(old, query) == rows(fresh, query)
 
 
+def test_a_store_of_version_1_gets_the_tables_that_it_lacks_and_keeps_its_rows(tmp_path: Path) -> None:
+    laid = olden.lay(olden.archives()[0], tmp_path / "golden")
+    new_replica(tmp_path / "fresh")
+    path = laid.replica_side / "state.sqlite"
+    before, tables = rows(path, "SELECT * FROM state"), "SELECT type, name, sql FROM sqlite_master ORDER BY name"
+    peeked = peek.replica(path)
+    assert peek.definition(path, max(laid.epochs)) is None
+    assert rows(path, "PRAGMA user_version") == [(1,)], "a look changes nothing"
+    opened = sqlite.SqliteReplicaStore(path)
+    assert (opened.load(), opened.kept(), opened.definition(max(laid.epochs))) == (*peeked[:2], None)
+    opened.close()
+    assert rows(path, "PRAGMA user_version") == [(database.VERSION,)]
+    assert rows(path, tables) == rows(tmp_path / "fresh", tables)
+    assert rows(path, "SELECT * FROM state") == before
+    sqlite.SqliteSourceStore(laid.source_side / "state.sqlite").close()
+    assert rows(laid.source_side / "state.sqlite", "PRAGMA user_version") == [(database.VERSION,)]
+
+
 def test_the_rows_of_a_source_are_written_as_they_were(tree: Olden, tmp_path: Path) -> None:
     old, fresh = sqlite.SqliteSourceStore(tree.source_side / "state.sqlite"), sqlite.SqliteSourceStore(tmp_path / "s")
     fresh.commit(old.load())
@@ -100,11 +118,16 @@ def test_the_rows_of_a_source_are_written_as_they_were(tree: Olden, tmp_path: Pa
 def test_the_rows_of_a_replica_are_written_as_they_were(tree: Olden, tmp_path: Path) -> None:
     path = tree.replica_side / "state.sqlite"
     old, fresh = sqlite.SqliteReplicaStore(path), sqlite.SqliteReplicaStore(tmp_path / "s")
-    fresh.commit(Update(old.load(), tuple(old.kept()), tuple(old.outbox())))
+    last = max(tree.epochs)
+    machine = old.definition(last)
+    assert machine == olden.MACHINE
+    said = (Definition(last, machine),)
+    fresh.commit(Update(old.load(), tuple(old.kept()), tuple(old.outbox()), definitions=said))
     assert len(old.kept()) == len(tree.epochs)
     old.close()
     fresh.close()
-    for query in ("SELECT * FROM state", "SELECT * FROM epochs ORDER BY id", "SELECT * FROM outbox ORDER BY number"):
+    tables = ("state", "epochs ORDER BY id", "outbox ORDER BY number", "definitions ORDER BY epoch")
+    for query in (f"SELECT * FROM {table}" for table in tables):
         assert rows(tmp_path / "s", query) == rows(path, query)
 
 

@@ -12,8 +12,9 @@ import pytest
 
 from engine import errors
 from engine.store import database, replicas, sources, sqlite
-from engine.store.replicas import KeptEpoch, Outgoing, State, Update
+from engine.store.replicas import Definition, KeptEpoch, Outgoing, State, Update
 from engine.store.sources import SourceState
+from schemas import events
 from schemas.identity import Attempt, Chain, Cut, Volume
 from schemas.receipts import Position
 
@@ -116,6 +117,74 @@ def test_a_rewind_drops_later_epochs_and_every_word_about_them_at_once(open_repl
     store.close()
 
 
+def machine(epoch: int, memory: int = 1) -> Definition:
+    text = f"<domain type='kvm'><memory>{memory}</memory></domain>"
+    return Definition(epoch, events.Defined(events.Form.LIBVIRT, text, bytes([epoch]) * 300))
+
+
+def test_what_a_machine_was_said_to_be_holds_until_the_next_word_also_after_it_was_closed(
+    open_replica: OpenReplica,
+) -> None:
+    store = open_replica()
+    store.create(FIRST)
+    assert store.definition(0) is None
+    first, second, third = machine(2), machine(5, 2), machine(6, 3)
+    store.commit(Update(at(2, 40), (kept(1, 16, 30), kept(2, 30, 40)), definitions=(first,)))
+    store.commit(Update(at(7, 50), (kept(4, 40, 40), kept(7, 40, 50)), definitions=(second, third)))
+    expected = [None, first.said, first.said, third.said]
+    assert [store.definition(epoch) for epoch in (1, 2, 4, 7)] == expected
+    store.close()
+    again = open_replica()
+    assert [again.definition(epoch) for epoch in (1, 2, 4, 7)] == expected
+    again.close()
+
+
+def test_a_rewind_takes_back_what_later_epochs_said_of_the_machine(open_replica: OpenReplica) -> None:
+    store = open_replica()
+    store.create(FIRST)
+    store.commit(Update(at(1, 30), (kept(1, 16, 30),), definitions=(machine(1),)))
+    store.commit(Update(at(3, 50), (kept(2, 30, 40), kept(3, 40, 50)), definitions=(machine(2, 2), machine(3, 3))))
+    store.commit(Update(at(2, 40), rewound=True))
+    assert store.definition(2) == machine(2, 2).said
+    store.commit(Update(at(3, 60), (kept(3, 40, 60),)))
+    assert store.definition(3) == machine(2, 2).said, "the epoch of that number is another one, and said nothing"
+    store.commit(Update(at(1, 30), rewound=True))
+    assert store.definition(1) == machine(1).said
+    store.close()
+    again = open_replica()
+    assert again.definition(3) == machine(1).said
+    again.close()
+
+
+def test_a_state_without_a_past_has_no_machine(open_replica: OpenReplica) -> None:
+    store = open_replica()
+    store.create(FIRST)
+    store.commit(Update(at(1, 30), definitions=(machine(1),)))
+    store.commit(Update(replace(at(1, 30), position=Position())))
+    assert store.definition(1) is None
+    store.commit(Update(at(2, 30), definitions=(machine(2),)))
+    store.create(FIRST)
+    assert store.definition(2) is None
+    store.close()
+
+
+def test_a_definition_goes_when_no_kept_epoch_is_left_at_which_it_held(open_replica: OpenReplica) -> None:
+    store = open_replica()
+    store.create(FIRST)
+    said = tuple(machine(epoch, epoch) for epoch in (1, 2, 4, 6))
+    store.commit(Update(at(7, 50), (kept(3, 16, 30), kept(5, 30, 40), kept(7, 40, 50)), definitions=said))
+    store.forget_before(3)
+    assert [store.definition(epoch) for epoch in (1, 3, 5, 7)] == [None, said[1].said, said[2].said, said[3].said]
+    store.forget_before(5)
+    assert [store.definition(epoch) for epoch in (3, 5, 7)] == [None, said[2].said, said[3].said]
+    store.forget_before(8)
+    assert [store.definition(epoch) for epoch in (5, 7)] == [None, said[3].said], "what holds now stays"
+    store.close()
+    again = open_replica()
+    assert [again.definition(epoch) for epoch in (5, 7)] == [None, said[3].said]
+    again.close()
+
+
 def test_the_list_of_kept_epochs_is_the_callers_own(open_replica: OpenReplica) -> None:
     store = open_replica()
     store.create(FIRST)
@@ -156,7 +225,8 @@ def test_an_unfinished_transaction_leaves_nothing(tmp_path: Path) -> None:
     store = sqlite.SqliteReplicaStore(filled(tmp_path / "s"))
     twice = (Outgoing(77, 1, b"x"), Outgoing(77, 1, b"y"))
     with pytest.raises(errors.FerryError):
-        store.commit(Update(at(40, 400), (kept(40, 390, 400),), twice))
+        store.commit(Update(at(40, 400), (kept(40, 390, 400),), twice, definitions=(machine(40),)))
+    assert store.definition(40) is None
     assert store.load().position.epoch == 39
     assert store.kept()[-1].position.epoch == 39
     assert store.outbox()[-1].number == 39
@@ -190,10 +260,10 @@ def test_people_can_read_the_epochs(tmp_path: Path) -> None:
 def test_a_newer_store_is_refused_and_not_touched(tmp_path: Path) -> None:
     path = filled(tmp_path / "s")
     plain = sqlite3.connect(path)
-    plain.execute("PRAGMA user_version = 2")
+    plain.execute(f"PRAGMA user_version = {database.VERSION + 1}")
     plain.close()
     before = path.read_bytes()
-    with pytest.raises(errors.Newer, match="version 2, and this vmferry knows 1: upgrade it"):
+    with pytest.raises(errors.Newer, match="version 3, and this vmferry knows 2: upgrade it"):
         sqlite.SqliteReplicaStore(path)
     assert path.read_bytes() == before
 

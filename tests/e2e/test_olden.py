@@ -58,6 +58,22 @@ def test_it_can_be_looked_at_as_it_lies_there(tree: Olden, ferry: Ferry) -> None
     assert tree.target.read_bytes() == before
 
 
+def test_what_it_knew_of_its_machine_is_told(tree: Olden, ferry: Ferry) -> None:
+    last = max(tree.epochs)
+    found = ferry.run("target", "definition", "disk", "--json")
+    if tree.versions["state.sqlite"] == 1:
+        assert found.code == 3, "it knew nothing of machines"
+        assert f"has said nothing of its machine up to epoch {last}" in found.last["message"]
+        return
+    assert found.code == 0, found.err
+    assert (found.last["epoch"], found.last["nvram_bytes"]) == (last, len(olden.MACHINE.nvram))
+    assert "<memory>1048576</memory>" in found.last["xml"]
+    before = ferry.run("target", "definition", "disk", "--epoch", str(min(tree.epochs)))
+    assert before.code == 3
+    assert ferry.run("recover", "disk").code == 0
+    assert ferry.told("target", "definition", "disk")["xml"] == found.last["xml"], "an open epoch said another one"
+
+
 def test_every_kept_epoch_can_be_gone_back_to(tree: Olden, ferry: Ferry) -> None:
     for epoch in sorted(tree.epochs, reverse=True):
         said = ferry.told("target", "rewind", "disk", "--to", str(epoch))

@@ -31,6 +31,9 @@ def chain(
             text += u64(len(change.digests)) + change.digests
         elif isinstance(change, events.Zeroed):
             text += b"Z" + u64(change.volume) + u64(change.start) + u64(change.length)
+        elif isinstance(change, events.Defined):
+            form, definition, nvram = change.form.encode(), change.text.encode(), blake3.blake3(change.nvram).digest()
+            text += b"D" + u64(len(form)) + form + u64(len(definition)) + definition + u64(32) + nvram
     text += b"S" + u64(len(seal.cut.value)) + seal.cut.value.encode() + u64(seal.missing)
     return blake3.blake3(text).digest()
 
@@ -56,10 +59,13 @@ def root(disk: bytes, block_size: int) -> bytes:
 def test_the_chain_is_what_the_document_says(cut: Cut) -> None:
     volumes = (Volume("vda", 1 << 30, 4096), Volume("größer", 5, 512))
     fits = (events.Fit(Chain(b"\x11" * 32)), events.Fit(Chain(b"\x22" * 32), b"12345678"))
-    changes: list[events.Written | events.Zeroed] = [
+    changes: list[events.Change] = [
         events.Zeroed(0, 1 << 20, 1 << 29),
         events.Written(0, 4095, digest.of_pieces(4095, b"two blocks", 4096), b"two blocks"),
         events.Zeroed(1, 0, 5),
+        events.Defined(events.Form.LIBVIRT, "<domain>größer</domain>", bytes(300)),
+        events.Zeroed(1, 1, 2),
+        events.Defined(events.Form.LIBVIRT, "<domain/>", b""),
     ]
     writer = epoch.Writer(3, Attempt(1), 8, volumes, fits)
     for change in changes:

@@ -18,6 +18,7 @@ from schemas.identity import GENESIS, Address, Attempt, Chain, Cut, Volume
 READER = Path(__file__).parent.parent.parent / "examples" / "reader.py"
 STREAM = bytes(16)
 BLOCK = 512
+DEFINED = next(number for number, kind in wire.KINDS.items() if kind is events.Defined)
 
 
 class Source:
@@ -31,6 +32,7 @@ class Source:
         self.attempt = Attempt(0)
         self.said: list[bytes] = []
         self.talks = False
+        self.machine = events.Defined(events.Form.LIBVIRT, "<domain/>", b"")
         self.start()
 
     def start(self, counter: int | None = None) -> None:
@@ -50,7 +52,7 @@ class Source:
         self.say(writer.next_address(), writer.opened)
         return writer
 
-    def change(self, writer: epoch.Writer, event: events.Written | events.Zeroed) -> None:
+    def change(self, writer: epoch.Writer, event: events.Change) -> None:
         self.say(writer.change(event), event)
 
     def write(self, writer: epoch.Writer, volume: int, start: int, data: bytes) -> None:
@@ -63,6 +65,7 @@ class Source:
 
     def baseline(self) -> None:
         writer = self.begin()
+        self.change(writer, self.machine)
         for at, disk in enumerate(self.disks):
             self.change(writer, events.Zeroed(at, 0, len(disk)))
             self.write(writer, at, 0, bytes(disk))
@@ -85,6 +88,8 @@ class Source:
                 self.write(writer, at, start, data)
             else:
                 self.change(writer, events.Zeroed(at, start, len(data)))
+            if self.talks and self.chance.random() < 0.2:
+                self.define(writer)
             if self.talks and self.chance.random() < 0.3:
                 self.lapse()  # no producer says it within an epoch, and no reader minds
         self.seal(writer)
@@ -93,6 +98,7 @@ class Source:
         """An epoch that is never sealed, and a new attempt."""
         writer = self.begin()
         self.write(writer, 0, 0, b"never sealed" * 100)
+        self.change(writer, events.Defined(events.Form.LIBVIRT, "<never-sealed/>", b"never sealed"))
         self.start()
 
     def zombie(self) -> None:
@@ -104,11 +110,18 @@ class Source:
         self.seal(writer)
         self.attempt, self.chain, self.number = mine, chain, number
 
+    def define(self, writer: epoch.Writer) -> None:
+        """The machine is another one."""
+        text = f"<domain><name>größer {self.chance.random()}</name></domain>\n"
+        self.machine = events.Defined(events.Form.LIBVIRT, text, self.chance.randbytes(self.chance.randrange(2000)))
+        self.change(writer, self.machine)
+
     def lapse(self) -> None:
-        """A word of what is let go of, by this attempt or by one that was overtaken."""
+        """A word of what is let go of, or of a step, by this attempt or by one that was overtaken."""
         attempt = self.chance.choice((self.attempt, Attempt(self.attempt.counter - 1, b"a zombie")))
         behind = (events.Behind(bytes(16), 0, 0),)
-        self.say(Address(1, attempt, 0, 0), events.Lapsed(events.Why.CAP, 7, 9, 8, 0, behind))
+        lapsed = events.Lapsed(events.Why.CAP, 7, 9, 8, 0, behind)
+        self.say(Address(1, attempt, 0, 0), self.chance.choice((lapsed, events.Stepped(events.Rung.SCAN, "why", 0))))
 
 
 def delivered_twice(said: list[bytes], chance: random.Random) -> list[bytes]:
@@ -148,6 +161,38 @@ def test_a_plain_reader_makes_the_disks_of_the_source(seed: int, tmp_path: Path)
     assert done.returncode == 0, done.stderr
     assert done.stdout == f"last sealed epoch: {source.number}\n"
     assert images(tmp_path) == [bytes(disk) for disk in source.disks]
+    assert (tmp_path / "machine.xml").read_text(encoding="utf-8") == source.machine.text
+    assert (tmp_path / "machine.nvram").read_bytes() == source.machine.nvram
+
+
+@pytest.mark.parametrize(
+    ("text", "nvram"), [("<domaix/>", b"a"), ("<domain/>", b"b"), ("<domain/>", b"")], ids=["text", "NVRAM", "none"]
+)
+def test_a_machine_that_was_not_sealed_so_stops_it(text: str, nvram: bytes, tmp_path: Path) -> None:
+    source = Source(3)
+    source.machine = events.Defined(events.Form.LIBVIRT, "<domain/>", b"a")
+    source.baseline()
+    at = next(at for at, record in enumerate(source.said) if wire.unpack(record).kind == DEFINED)
+    other = events.Defined(events.Form.LIBVIRT, text, nvram)
+    source.said[at] = wire.pack_event(STREAM, wire.unpack(source.said[at]).address, other)
+    done = read(source.said, tmp_path)
+    assert done.returncode == 1
+    assert "do not make the chain" in done.stderr
+    assert not (tmp_path / "machine.xml").exists()
+
+
+def test_data_that_was_not_sealed_so_stops_it(tmp_path: Path) -> None:
+    source = Source(4)
+    source.baseline()
+    writer = source.begin()
+    source.write(writer, 0, 100, b"as it was sealed")
+    address = wire.unpack(source.said[-1]).address
+    data = b"as it was SEALED"
+    source.said[-1] = wire.pack_event(STREAM, address, events.Written(0, 100, digest.of_pieces(100, data, BLOCK), data))
+    source.seal(writer)
+    done = read(source.said, tmp_path)
+    assert done.returncode == 1
+    assert "do not make the chain" in done.stderr
 
 
 def test_an_epoch_without_its_seal_changes_nothing(tmp_path: Path) -> None:
@@ -165,7 +210,7 @@ def test_an_epoch_without_its_seal_changes_nothing(tmp_path: Path) -> None:
     [
         (-2, "a gap before epoch"),
         (-7, "a gap before epoch"),
-        (slice(8, -7), "does not fit"),
+        (slice(9, -7), "does not fit"),
         (slice(0, 2), "never said it started"),
     ],
 )
@@ -187,4 +232,4 @@ def test_it_needs_nothing_of_ours() -> None:
         for name in ([a.name for a in node.names] if isinstance(node, ast.Import) else [getattr(node, "module", "")])
         if isinstance(node, ast.Import | ast.ImportFrom)
     }
-    assert found <= {"collections", "msgpack", "pathlib", "struct", "sys", "typing", "zstandard"}
+    assert found <= {"blake3", "collections", "msgpack", "pathlib", "struct", "sys", "typing", "zstandard"}

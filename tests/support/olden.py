@@ -3,7 +3,8 @@
     python -m tests.support.olden
 
 A source with a map and a rate, a replica with four epochs that it can be rewound to, their embedded log, and a fifth
-epoch that is open: its source was killed before the seal, its target while it applied.  A new archive is made when a
+epoch that is open: its source was killed before the seal, its target while it applied.  From tree 2 on the fourth says
+what the machine is, and the open one says that it is another.  A new archive is made when a
 version of some file was raised; what is there is never written again.
 """
 
@@ -30,8 +31,8 @@ from engine.daemon import wishes
 from engine.store import database, peek, stage, undo
 from producers import post, retain
 from producers.passes import Passes
-from schemas import wire
-from tests.support import dying
+from schemas import events, wire
+from tests.support import defining, dying
 from tests.support.ferry import ROOT, Ferry, ended, until
 
 GOLDEN = ROOT / "tests" / "golden"
@@ -39,6 +40,8 @@ STREAM, REPLICA = "11111111-2222-4333-8444-555555555555", "00112233445566778899a
 BLOCK, SIZE = 4096, 1 << 20
 OPEN = (10, 20, 30, 40)
 """Blocks of the epoch that stays open, each an event of its own."""
+MACHINE, CHANGED = defining.machine(1 << 20, b"NVRAM" * 100), defining.machine(2 << 20)
+"""Of the fourth epoch, and of the one that stays open."""
 _HERE = b"@HERE@"
 _NOT_KEPT = ("lock", "registry.lock")
 """Who holds what, while it runs."""
@@ -170,7 +173,7 @@ def make(root: Path) -> Olden:
     target = _begin("tests.support.side", "target", where.root, made.source)
     try:
         change(made.source, 4, (1, 4, 50))
-        made.epochs[asyncio.run(_ship(where, retained=True))] = digest_of(made.source)
+        made.epochs[asyncio.run(_ship(where, MACHINE, retained=True))] = digest_of(made.source)
         change(made.source, 5, OPEN)
         dead = ended(_begin("tests.support.olden", "die", where.root))
         assert dead.code == -signal.SIGKILL, dead
@@ -180,6 +183,7 @@ def make(root: Path) -> Olden:
         ended(target)
     state, kept, _ = peek.replica(made.replica_side / "state.sqlite")
     assert [one.position.epoch for one in kept] == list(made.epochs)
+    assert peek.definition(made.replica_side / "state.sqlite", state.position.epoch) == MACHINE
     assert (made.replica_side / "undo").stat().st_size > state.undo_end, "no epoch is open at the target"
     assert (made.source_side / "stage").stat().st_size, "no epoch is open at the source"
     return made
@@ -208,12 +212,13 @@ def _block(path: Path, number: int) -> bytes:
         return file.read(BLOCK)
 
 
-async def _ship(where: places.Places, retained: bool) -> int:
-    """One pass of the source, as in a daemon.  Gives its last epoch."""
+async def _ship(where: places.Places, machine: events.Defined, retained: bool) -> int:
+    """One pass of the source, as in a daemon, whose disk is that of `machine`.  Gives its last epoch."""
     # A window of one byte: each event is on the bus, and read, before the next.
     options = producers.site.Options(ship=post.Settings(batch=1, window=1))
     (stream,) = registry.Registry(where).streams()
     async with producers.site.open_source(where, stream, frozenset({bytes.fromhex(REPLICA)}), options) as site:
+        site.source.machine = machine
         await site.shipper.start()
         await Passes(site.shipper, bytes.fromhex(REPLICA)).run()
         if retained:
@@ -260,6 +265,6 @@ def main() -> None:
 if __name__ == "__main__":
     if sys.argv[1:2] == ["die"]:
         dying.arm("producers.post", "Post.hand_over", 1)
-        asyncio.run(_ship(places.Places(Path(sys.argv[2])), retained=False))
+        asyncio.run(_ship(places.Places(Path(sys.argv[2])), CHANGED, retained=False))
     else:
         main()

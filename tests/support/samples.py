@@ -31,6 +31,8 @@ EVENTS: dict[str, events.Event] = {
     "zeroed": events.Zeroed(1, 4096, 8249),
     "seal": events.Seal(3, _NEXT, Cut.CRASH, 0, _ROOTS, _INSTANT),
     "lapsed": events.Lapsed(events.Why.CAP, 120, 3 << 30, 2 << 30, _INSTANT, _BEHIND),
+    "defined": events.Defined(events.Form.LIBVIRT, "<domain type='kvm'><name>größer</name></domain>", b"NVRAM\x00\xff"),
+    "stepped": events.Stepped(events.Rung.CHECKPOINT, "the spool is full", _INSTANT),
 }
 
 RECEIPTS: dict[str, receipts.Receipt] = {
@@ -57,8 +59,8 @@ def address(name: str) -> Address:
     """Where the example stands: seals and what fills an epoch in epoch 9, the rest outside of epochs."""
     if name in CONTROL:
         return Address(0, Attempt(0), 0, 0)
-    seqs = {"started": 0, "asked": 1, "open": 0, "written": 1, "zeroed": 2, "seal": 3}
-    epoch = 0 if name in ("started", "asked", "lapsed") else 9
+    seqs = {"started": 0, "asked": 1, "open": 0, "written": 1, "zeroed": 2, "seal": 3, "defined": 3}
+    epoch = 0 if name in ("started", "asked", "lapsed", "stepped") else 9
     return Address(2, ATTEMPT, epoch, seqs.get(name, 0))
 
 

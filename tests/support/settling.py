@@ -144,12 +144,18 @@ class Bench:
         digests: bytes = b"",
         pieces: int = 1,
         only: int | None = None,
+        machines: Sequence[events.Defined] = (),
     ) -> None:
-        """One epoch on the log: the volume's whole content, in so many changes; or `only` the block of that number."""
+        """One epoch on the log: the volume's whole content, in so many changes; or `only` the block of that number.
+
+        First of all it says what the machine is, where `machines` are given.
+        """
         self.number += 1
         volumes = (Volume("vda", len(content), BLOCK),)
         writer = epoch.Writer(1, ATTEMPT, self.number, volumes, (events.Fit(self.chain),))
         self.say(writer.next_address(), writer.opened)
+        for machine in machines:
+            self.say(writer.change(machine), machine)
         step = len(content) // pieces
         for start in range(0, len(content), step) if only is None else [only * BLOCK]:
             step = step if only is None else BLOCK

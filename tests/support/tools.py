@@ -47,6 +47,8 @@ PACKAGES = {
     "systemd-tmpfiles": "systemd",
     "unshare": "util-linux",
     "virsh": "libvirt-clients",
+    "virt-xml-validate": "libvirt-clients",
+    "xmllint": "libxml2-utils",
 }
 
 

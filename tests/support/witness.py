@@ -77,7 +77,7 @@ class Witness:
         """A record of the stream."""
         epoch = self._epochs.setdefault(address.seal, {})
         known = epoch.setdefault(address.seq, event)
-        if isinstance(event, events.Open | events.Written | events.Zeroed | events.Seal) and known != event:
+        if isinstance(event, events.Open | events.Change | events.Seal) and known != event:
             self.wrong.append(f"{address} is twice on the log, with different content")
 
     def _receipt(self, data: bytes) -> None:

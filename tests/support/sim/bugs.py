@@ -1,8 +1,8 @@
 """All planted bugs, by name."""
 
-from tests.support.sim import bugs_replica, bugs_source
+from tests.support.sim import bugs_machine, bugs_replica, bugs_source
 from tests.support.sim.planting import BUGS, Bug
 
-MODULES = bugs_replica, bugs_source
+MODULES = bugs_machine, bugs_replica, bugs_source
 
 __all__ = ["BUGS", "MODULES", "Bug"]

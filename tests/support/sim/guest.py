@@ -1,4 +1,4 @@
-"""The source: disks that change between passes, and sometimes within one."""
+"""The source: disks and a machine that change between passes, and sometimes within one."""
 
 from __future__ import annotations
 
@@ -10,8 +10,10 @@ from engine import ports
 from engine.device.memory import MemoryDevice
 from producers.anchor import Anchor, Kept
 from producers.source import Source, Unhinted
+from schemas import events
 from schemas.extent import Ranges
 from schemas.identity import Cut, Volume
+from tests.support import defining
 from tests.support.sim.oracle import Oracle
 from tests.support.sim.plan import Plan
 from tests.support.sim.process import Faults, Process, SimDevice
@@ -21,7 +23,7 @@ SECTOR = 8
 
 
 class Guest:
-    """The source: disks that change between passes, and sometimes within one."""
+    """The source: disks and a machine that change between passes, and sometimes within one."""
 
     def __init__(self, plan: Plan, chance: random.Random) -> None:
         self._plan, self._chance = plan, chance
@@ -30,19 +32,27 @@ class Guest:
         self.points: dict[str, list[Ranges]] = {}
         "What was written to each disk since a checkpoint was made; a revert writes behind their backs."
         self.mark, self.runs = "", 0
-        self._snapshot, self._marked = self.key(), ""
+        self._machines = random.Random(self.key()[0])
+        self.machine = self._another_machine()
+        self._snapshot = self.key(), self.machine, self.mark
 
     def key(self) -> tuple[bytes, ...]:
         return tuple(disk.content() for disk in self.disks)
 
+    def _another_machine(self) -> events.Defined:
+        """One of a few, so that it comes to be again what it was."""
+        return defining.machine(self._machines.randrange(4), self._machines.choice((b"", b"nvram")))
+
     async def change(self) -> None:
         chance = self._chance
         self.changes += 1
+        if self._machines.random() < 0.3:
+            self.machine = self._another_machine()
         if chance.random() < self._plan.reverts:
             await self._revert()
             return
         if chance.random() < 0.3:
-            self._snapshot, self._marked = self.key(), self.mark
+            self._snapshot = self.key(), self.machine, self.mark
         for _ in range(chance.randrange(1, 4)):
             at = chance.randrange(len(self.disks))
             disk = self.disks[at]
@@ -58,8 +68,9 @@ class Guest:
     async def _revert(self) -> None:
         """Back to a snapshot: what was changed since comes to be as it was, and what ran over it is ended."""
         self.runs += 1
-        self.mark = self._marked if self._chance.random() < 0.5 else ""
-        for disk, content in zip(self.disks, self._snapshot, strict=True):
+        contents, self.machine, mark = self._snapshot
+        self.mark = mark if self._chance.random() < 0.5 else ""
+        for disk, content in zip(self.disks, contents, strict=True):
             await disk.resize(len(content))
             await disk.write(0, content)
 
@@ -73,10 +84,12 @@ class GuestSource(Unhinted):
             SimDevice(disk, process, Faults(process.chance)) for disk in guest.disks
         ]
         self._began = 0
+        self.machine: events.Defined | None = guest.machine
 
     async def begin(self, cut: bool = True) -> tuple[Volume, ...]:
         self._began = self._guest.changes
-        self._oracle.cuts.add(self._guest.key())
+        self.machine = self._guest.machine
+        self._oracle.cuts.add((self._guest.key(), self.machine))
         return tuple(Volume(f"vd{at}", disk.size, BLOCK) for at, disk in enumerate(self._guest.disks))
 
     async def cut(self) -> Cut:
@@ -108,13 +121,14 @@ class SimAnchorStore:
         self._process.step()
 
 
-class LiveSource:
+class LiveSource(Unhinted):
     """The running guest as a producer reads it: frozen views, and checkpoints that tell what was written since."""
 
     def __init__(self, guest: Guest, oracle: Oracle, process: Process, disk: AnchorDisk) -> None:
         self._guest, self._oracle, self._process = guest, oracle, process
         self.anchor = Anchor(SimAnchorStore(disk, process))
         self.devices: Sequence[ports.BlockDevice] = ()
+        self.machine: events.Defined | None = guest.machine
         self._point, self._run = "", 0
         self._hints: list[Ranges | None] = []
         self._disks: list[tuple[str, int]] = []
@@ -129,7 +143,8 @@ class LiveSource:
         if cut:
             self._point = chance.randbytes(4).hex()
             guest.points[self._point] = [Ranges() for _ in guest.disks]
-        self._oracle.cuts.add(guest.key())
+        self.machine = guest.machine
+        self._oracle.cuts.add((guest.key(), guest.machine))
         self.devices = [SimDevice(await _frozen(disk), self._process, Faults(chance)) for disk in guest.disks]
         self._process.step()
         return tuple(Volume(name, size, BLOCK) for name, size in self._disks)

@@ -18,13 +18,15 @@ class Violation(AssertionError):
 
 @dataclass
 class Content:
-    """Bytes of all volumes, and which of them a sealed epoch has ever written."""
+    """Bytes of all volumes, which of them a sealed epoch has ever written, and what the machine was said to be."""
 
     volumes: list[bytearray] = field(default_factory=list)
     covered: list[bytearray] = field(default_factory=list)
+    machine: events.Defined | None = None
 
     def copy(self) -> Content:
-        return Content([bytearray(one) for one in self.volumes], [bytearray(one) for one in self.covered])
+        volumes, covered = ([bytearray(one) for one in side] for side in (self.volumes, self.covered))
+        return Content(volumes, covered, self.machine)
 
     def resize(self, volumes: tuple[Volume, ...]) -> None:
         for index, volume in enumerate(volumes):
@@ -35,7 +37,10 @@ class Content:
                 del side[volume.size :]
                 side.extend(bytes(volume.size - len(side)))
 
-    def apply(self, change: events.Written | events.Zeroed) -> None:
+    def apply(self, change: events.Change) -> None:
+        if isinstance(change, events.Defined):
+            self.machine = change
+            return
         data = change.data if isinstance(change, events.Written) else bytes(change.length)
         end = change.start + len(data)
         self.volumes[change.volume][change.start : end] = data
@@ -65,7 +70,7 @@ class Oracle:
 
     def __init__(self) -> None:
         self.epochs: dict[SealId, dict[int, events.Event]] = {}
-        self.cuts: set[tuple[bytes, ...]] = set()
+        self.cuts: set[tuple[tuple[bytes, ...], events.Defined | None]] = set()
         self.paths: dict[bytes, list[tuple[Position, Content]]] = {}
         self.acknowledged: dict[bytes, Position] = {}
         self.applied = 0
@@ -93,18 +98,18 @@ class Oracle:
         self._between(frame.address, event)
         epoch = self.epochs.setdefault(frame.address.seal, {})
         known = epoch.setdefault(frame.address.seq, event)
-        if isinstance(event, events.Open | events.Written | events.Zeroed) and known != event:
+        if isinstance(event, events.Open | events.Change) and known != event:
             raise Violation(f"{frame.address} was said twice with different content")
 
     def _between(self, address: Address, event: events.Event) -> None:
-        """Words of what is let go of stand between the epochs of their writer."""
+        """Words stand between the epochs of their writer."""
         writer = address.generation, address.attempt
         if isinstance(event, events.Open):
             self._open.add(writer)
         elif isinstance(event, events.Seal):
             self._open.discard(writer)
-        elif isinstance(event, events.Lapsed):
-            self.lapsed.append(event)
+        elif isinstance(event, events.Word):
+            self.lapsed += [event] if isinstance(event, events.Lapsed) else []
             if writer in self._open:
                 raise Violation(f"{event} was said within an epoch of attempt {address.attempt}")
 
@@ -160,15 +165,17 @@ class Oracle:
         for _, event in sorted(epoch.items()):
             if isinstance(event, events.Open):
                 content.resize(event.volumes)
-            elif isinstance(event, events.Written | events.Zeroed):
+            elif isinstance(event, events.Change):
                 content.apply(event)
 
-    def check(self, replica: bytes, position: Position, devices: list[bytes]) -> None:
-        """After recovery: the disk is what the position names, and everything acknowledged is in it."""
+    def check(self, replica: bytes, position: Position, devices: list[bytes], machine: events.Defined | None) -> None:
+        """After recovery: disk and machine are what the position names, and everything acknowledged is in it."""
         path = self.paths[replica]
         if path[-1][0].seal != position.seal:
             raise Violation(f"replica {replica!r} recovered to {position.seal}, its store says {path[-1][0].seal}")
         content = path[-1][1]
+        if machine != content.machine:
+            raise Violation(f"replica {replica!r} at {position.seal} has {machine}, {content.machine} was sealed")
         for index, wanted in enumerate(content.volumes):
             have = devices[index][: len(wanted)]
             if len(have) != len(wanted):
@@ -179,5 +186,5 @@ class Oracle:
         acknowledged = self.acknowledged.get(replica)
         if acknowledged is not None and not any(one.seal == acknowledged.seal for one, _ in path):
             raise Violation(f"replica {replica!r} acknowledged {acknowledged.seal} and has lost it: {position.seal}")
-        if position.usable and (not content.whole or content.key() not in self.cuts):
+        if position.usable and (not content.whole or (content.key(), content.machine) not in self.cuts):
             raise Violation(f"replica {replica!r} calls {position.seal} usable: it is no cut of the source")

@@ -12,6 +12,7 @@ from engine.device.serial import Serial
 from engine.store.memory import MemoryFile
 from engine.store.replicas import KeptEpoch, MemoryReplicaStore, Outgoing, State, Update
 from engine.store.sources import MemorySourceStore, SourceState
+from schemas import events
 from schemas.extent import Extent
 
 _YIELDS = 0.15
@@ -179,6 +180,9 @@ class SimReplicaStore:
 
     def kept(self) -> list[KeptEpoch]:
         return self._store.kept()
+
+    def definition(self, epoch: int) -> events.Defined | None:
+        return self._store.definition(epoch)
 
     def forget_before(self, epoch: int) -> None:
         self._process.step()

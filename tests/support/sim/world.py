@@ -31,6 +31,7 @@ from producers import lease
 from producers.post import Settings as ShipSettings
 from producers.retain import Retain
 from producers.ship import Shipper
+from schemas import events
 from schemas.identity import Volume
 from schemas.receipts import Position
 from tests.support.sim import guest
@@ -156,15 +157,9 @@ class World:
             ])  # fmt: skip
 
         settings = ShipSettings(
-            part=3 * BLOCK,
-            window=900,
-            answer=4.0,
-            repeat=1.0,
-            lease=8.0,
-            batch=200,
-            roots=self.plan.roots,
+            part=3 * BLOCK, window=900, answer=4.0, repeat=1.0, lease=8.0, batch=200, roots=self.plan.roots,
             sample=0,  # of ten blocks it would find every lie
-        )
+        )  # fmt: skip
         return Shipper(
             guest.source(self.plan, self.guest, self.oracle, process, disk.anchor), log, answers,
             SimSourceStore(disk.store, process), Stage(file("stage")), make_map, settings,
@@ -182,11 +177,14 @@ class World:
             elif process.chance.random() < 0.3:
                 await lease.trim_applied(shipper)
 
+        say: Any = shipper.say
         shipper.before_epoch = trim
         await shipper.start()
         while True:
-            # One cut in ten is a heartbeat: sealed though nothing changed.
-            await shipper.ship(always=process.chance.random() < 0.1)
+            if self.guest.changes % 4 == 1:
+                await say(events.Stepped(events.Rung.SCAN, "the bitmap is gone", 0))
+            # One cut in ten is a heartbeat: sealed though nothing changed but, perhaps, the machine.
+            await shipper.ship(always=process.chance.random() < (0.5 if self.calm else 0.1))
             if process.chance.random() < self.plan.outrun and not self.calm:
                 pass
             elif not await shipper.drain(6.0):
@@ -233,7 +231,9 @@ class World:
             self._check(disk, replay)
 
     def _check(self, disk: ReplicaDisk, replay: Replay) -> None:
-        self.oracle.check(disk.name, replay.state.position, [device.content() for device in disk.devices])
+        position = replay.state.position
+        machine = replay.store.definition(position.epoch)
+        self.oracle.check(disk.name, position, [device.content() for device in disk.devices], machine)
 
     # -- luck ----------------------------------------------------------------------------------------------------
 
@@ -376,7 +376,7 @@ class World:
         for disk in self.replicas:
             position = disk.store.load().position
             path = self.oracle.paths[disk.name]
-            if not position.usable or path[-1][1].key() != wanted:
+            if not position.usable or path[-1][1].key() != wanted or path[-1][1].machine != self.guest.machine:
                 return False
             if [bytes(one) for one in wanted] != [one.content() for one in disk.devices]:
                 return False

@@ -83,7 +83,7 @@ async def test_a_bus_that_is_away_ends_no_look(topic: Topic, monkeypatch: pytest
     found = await lapses.of(RECORD, STREAM)
     assert (found.away, found.more) == ("Kafka is away", False)
     told = lapses.lines(lapses.said(found), REPLICA.hex())
-    assert told == ["whether its source let go of records was not looked at: Kafka is away"]
+    assert told == ["whether its source let go of records, or stepped, was not looked at: Kafka is away"]
     monkeypatch.setattr(waiting, "reach", hang)
     monkeypatch.setattr(waiting, "_SECONDS", 0.05)
     assert "did not answer" in (await lapses.of(RECORD, STREAM)).away
@@ -108,9 +108,49 @@ def test_what_is_said_of_them() -> None:
     ]
 
 
+def step(rung: events.Rung, reason: str) -> events.Stepped:
+    return events.Stepped(rung, reason, 1_700_000_000_123_456_789)
+
+
+def test_what_is_said_of_steps() -> None:
+    down, up = step(events.Rung.SCAN, "the bitmap of vda is gone"), step(events.Rung.TAP, "the mirror is ready")
+    said = lapses.said(lapses.Lapses(words=[(1001, down), (1002, word(40)), (1003, up)]))
+    assert [one["at_offset"] for one in said["lapsed"]] == [1002]
+    assert said["stepped"] == [
+        {
+            "at_offset": 1001, "instant": "2023-11-14T22:13:20.123+00:00", "rung": "scan",
+            "reason": "the bitmap of vda is gone",
+        },
+        {"at_offset": 1003, "instant": "2023-11-14T22:13:20.123+00:00", "rung": "tap", "reason": "the mirror is ready"},
+    ]  # fmt: skip
+    assert lapses.lines(said, REPLICA.hex())[1:] == [
+        "stepped 2023-11-14T22:13:20.123+00:00: from here on what comparing the disks finds is captured (scan): the"
+        " bitmap of vda is gone",
+        "stepped 2023-11-14T22:13:20.123+00:00: from here on every write is captured as it is made (tap): the mirror is"
+        " ready",
+    ]
+
+
+def test_of_many_steps_the_last_are_told_and_the_object_has_all() -> None:
+    said = lapses.said(lapses.Lapses(words=[(at, step(events.Rung.NONE, f"reason {at}")) for at in range(20)]))
+    told = lapses.lines(said, REPLICA.hex())
+    assert len(said["stepped"]) == 20
+    assert told[0] == "stepped 20 times; these are the last 8, and --json has all of them"
+    assert [line.rpartition(" ")[2] for line in told[1:]] == [str(at) for at in range(12, 20)]
+
+
+async def test_every_rung_is_found_among_other_words_and_told(topic: Topic) -> None:
+    steps = [step(rung, rung.value) for rung in events.Rung]
+    topic.add([packed(STARTED), packed(word(1)), *map(packed, steps), packed(steps[0], OTHER)])
+    found = await lapses.of(RECORD, STREAM)
+    assert [one for _, one in found.words] == [word(1), *steps]
+    assert len(lapses.lines(lapses.said(found), REPLICA.hex())) == 1 + len(steps)
+
+
 def test_a_word_is_nothing_that_waits_to_be_applied() -> None:
     found = waiting.Waiting()
     waiting._take(packed(word(40)), STREAM, found)
+    waiting._take(packed(step(events.Rung.TAP, "")), STREAM, found)
     assert found == waiting.Waiting()
     waiting._take(packed(events.Open((), (events.Fit(Chain(bytes(32))),))), STREAM, found)
     assert found.open_size > 0

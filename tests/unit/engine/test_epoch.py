@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import fields, replace
-from typing import Any
+from typing import Any, cast, get_args
 
 import pytest
 from blake3 import blake3
@@ -19,13 +19,13 @@ VOLUMES = (Volume("vda", 1000, 64), Volume("vdb", 50, 64))
 OPEN = events.Open(VOLUMES, (FIT, ASKER))
 WRITTEN = events.Written(0, 64, A + B, b"x" * 100)
 ZEROED = events.Zeroed(1, 0, 50)
-CHANGES = (WRITTEN, ZEROED, replace(WRITTEN, start=512))
-Change = events.Written | events.Zeroed
+DEFINED = events.Defined(events.Form.LIBVIRT, "<domain>größer</domain>", b"nvram")
+CHANGES = (WRITTEN, ZEROED, replace(WRITTEN, start=512), DEFINED)
 
 
 def chain(
     opened: events.Open = OPEN,
-    changes: Sequence[Change] = CHANGES,
+    changes: Sequence[events.Change] = CHANGES,
     generation: int = 3,
     number: int = 7,
     cut: Cut = Cut.CRASH,
@@ -49,6 +49,7 @@ def test_it_is_what_the_formula_says() -> None:
     plain += b"V" + text(b"vda") + number(1000) + number(64) + b"V" + text(b"vdb") + number(50) + number(64)
     plain += b"W" + number(0) + number(64) + number(100) + text(A + B) + b"Z" + number(1) + number(0) + number(50)
     plain += b"W" + number(0) + number(512) + number(100) + text(A + B)
+    plain += b"D" + text(b"libvirt") + text("<domain>größer</domain>".encode()) + text(blake3(b"nvram").digest())
     assert chain() == blake3(plain + b"S" + text(b"crash") + number(5)).digest()
 
 
@@ -67,16 +68,21 @@ OTHERS: dict[str, dict[str, Any]] = {
     "a volume's size": {"opened": replace(OPEN, volumes=(replace(VOLUMES[0], size=1001), VOLUMES[1]))},
     "a volume's block size": {"opened": replace(OPEN, volumes=(replace(VOLUMES[0], block_size=65), VOLUMES[1]))},
     "no change": {"changes": ()},
-    "a change less": {"changes": CHANGES[:2]},
+    "a change less": {"changes": CHANGES[:3]},
     "a change twice": {"changes": (WRITTEN, *CHANGES)},
-    "changes in another order": {"changes": (ZEROED, WRITTEN, CHANGES[2])},
+    "changes in another order": {"changes": (ZEROED, WRITTEN, *CHANGES[2:])},
     "where it is written": {"changes": (replace(WRITTEN, start=65), *CHANGES[1:])},
     "which volume is written": {"changes": (replace(WRITTEN, volume=1), *CHANGES[1:])},
     "what is written": {"changes": (replace(WRITTEN, digests=B + A), *CHANGES[1:])},
     "how much is written": {"changes": (replace(WRITTEN, data=b"x" * 99), *CHANGES[1:])},
-    "where it is zeroed": {"changes": (WRITTEN, replace(ZEROED, start=1), CHANGES[2])},
-    "which volume is zeroed": {"changes": (WRITTEN, replace(ZEROED, volume=0), CHANGES[2])},
-    "how much is zeroed": {"changes": (WRITTEN, replace(ZEROED, length=49), CHANGES[2])},
+    "where it is zeroed": {"changes": (WRITTEN, replace(ZEROED, start=1), *CHANGES[2:])},
+    "which volume is zeroed": {"changes": (WRITTEN, replace(ZEROED, volume=0), *CHANGES[2:])},
+    "how much is zeroed": {"changes": (WRITTEN, replace(ZEROED, length=49), *CHANGES[2:])},
+    "how it is defined": {"changes": (*CHANGES[:3], replace(DEFINED, text="<domain/>"))},
+    "a byte of its NVRAM": {"changes": (*CHANGES[:3], replace(DEFINED, nvram=b"nvraM"))},
+    "no NVRAM": {"changes": (*CHANGES[:3], replace(DEFINED, nvram=b""))},
+    "where in the epoch it is defined": {"changes": (DEFINED, *CHANGES[:3])},
+    "a form of another name": {"changes": (*CHANGES[:3], replace(DEFINED, form=cast(Any, "libvirx")))},
 }
 
 
@@ -86,8 +92,11 @@ def test_every_field_and_every_order_makes_a_chain_of_its_own() -> None:
 
 
 def test_the_table_above_leaves_out_no_field() -> None:
-    counts = {kind: len(fields(kind)) for kind in (events.Open, events.Fit, Volume, events.Written, events.Zeroed)}
-    assert counts == {events.Open: 2, events.Fit: 2, Volume: 3, events.Written: 4, events.Zeroed: 3}
+    kinds = (events.Open, events.Fit, Volume, *get_args(events.Change))
+    counts = {kind: len(fields(kind)) for kind in kinds}
+    assert counts == {
+        events.Open: 2, events.Fit: 2, Volume: 3, events.Written: 4, events.Zeroed: 3, events.Defined: 3,
+    }  # fmt: skip
 
 
 def test_data_enters_by_its_digests_alone() -> None:
@@ -105,9 +114,9 @@ def written(attempt: Attempt, roots: tuple[bytes, ...] = (), instant: int = 0) -
 def test_a_writer_numbers_what_it_opens_fills_and_seals_without_a_gap() -> None:
     attempt = Attempt(2, b"n" * 8)
     places, seal = written(attempt)
-    assert places == [Address(3, attempt, 7, seq) for seq in range(5)]
+    assert places == [Address(3, attempt, 7, seq) for seq in range(6)]
     assert {one.seal for one in places} == {SealId(3, attempt, 7)}
-    assert seal == events.Seal(4, chain(), Cut.CRASH, 5, (), 0)
+    assert seal == events.Seal(5, chain(), Cut.CRASH, 5, (), 0)
 
 
 def test_the_same_epoch_by_another_attempt_with_other_roots_at_another_time_makes_the_same_chain() -> None:

@@ -1,4 +1,4 @@
-"""A word of what is let go of changes nothing for a replica, whoever says it and wherever it stands."""
+"""Words said between epochs change nothing for a replica, whoever says them and wherever they stand."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ OLD, NOW, NEXT = (Attempt(counter, bytes([counter]) * 8) for counter in (4, 5, 6
 CLONE = Attempt(5, b"a clone.")
 VOLUMES = (Volume("vda", 1000, 64),)
 WORD = events.Lapsed(events.Why.CAP, 40, 900, 500, 7, (events.Behind(b"r" * 16, 20, 30),))
+STEP = events.Stepped(events.Rung.SCAN, "the bitmap is gone", 7)
 WRITTEN, ZEROED = events.Written(0, 64, b"d" * 32, b"x" * 64), events.Zeroed(0, 128, 10)
 
 History = list[tuple[Address, events.Event]]
@@ -46,17 +47,20 @@ def test_the_history_is_admitted_whole() -> None:
     assert kinds == [Restart, Begin, Apply, Apply, Sealed, Begin, Apply, Apply, Sealed]
 
 
+@pytest.mark.parametrize("said", [WORD, STEP], ids=["lapsed", "stepped"])
 @pytest.mark.parametrize("place", range(1, len(HISTORY) + 1))
 @pytest.mark.parametrize(
     ("generation", "attempt", "heard"),
     [(1, NOW, True), (1, NEXT, True), (2, OLD, True), (1, OLD, False), (1, CLONE, False), (0, NEXT, False)],
     ids=["its writer", "a newer attempt", "a newer generation", "an older attempt", "a clone", "an older generation"],
 )
-def test_it_disturbs_no_epoch_not_even_an_open_one(place: int, generation: int, attempt: Attempt, heard: bool) -> None:
+def test_it_disturbs_no_epoch_not_even_an_open_one(
+    place: int, generation: int, attempt: Attempt, heard: bool, said: events.Word
+) -> None:
     without, wanted = decided(HISTORY)
-    word = (Address(generation, attempt, 0, 0), WORD)
+    word = (Address(generation, attempt, 0, 0), said)
     found, one = decided([*HISTORY[:place], word, word, *HISTORY[place:]])
-    assert found[place : place + 2] == [Hear(WORD) if heard else Skip()] * 2
+    assert found[place : place + 2] == [Hear(said) if heard else Skip()] * 2
     assert [*found[:place], *found[place + 2 :]] == without
     for name in ("tip", "settled", "generation", "fence", "highest", "held", "opened_since_start"):
         assert getattr(one, name) == getattr(wanted, name), name

@@ -196,7 +196,7 @@ def test_a_body_that_is_no_msgpack_map_is_refused(junk: bytes) -> None:
 @settings(deadline=None)
 @given(st.binary(max_size=200))
 def test_no_bytes_at_all_make_a_reader_fail_in_another_way(junk: bytes) -> None:
-    for kind in range(8):
+    for kind in range(max(wire.KINDS) + 2):
         with contextlib.suppress(errors.Malformed):
             wire.event(kind, junk)
     with pytest.raises(errors.SchemaError):
@@ -265,6 +265,35 @@ def test_a_record_beyond_the_limit_is_neither_packed_nor_read() -> None:
     large[64:80] = xxhash.xxh3_128_digest(bytes(large[:64]) + bytes(large[80:]))
     with pytest.raises(errors.Malformed, match="at most"):
         wire.unpack(bytes(large))
+
+
+@pytest.mark.parametrize(
+    ("text", "nvram", "says"),
+    [
+        ("", b"", "text of 0 bytes"),
+        ("x" * (wire.MAX_ITEMS + 1), b"", "text of 65537 bytes"),
+        ("ö" * (wire.MAX_ITEMS // 2) + "x", b"", "text of 65537 bytes"),
+        ("x", bytes(wire.MAX_PAYLOAD + 1), "nvram of 1048577 bytes"),
+    ],
+    ids=["no text", "a text too long", "letters of two bytes", "too much NVRAM"],
+)
+def test_a_definition_beyond_its_limits_is_neither_packed_nor_read(text: str, nvram: bytes, says: str) -> None:
+    with pytest.raises(errors.Malformed, match=says):
+        wire.pack_event(samples.STREAM, samples.address("defined"), events.Defined(events.Form.LIBVIRT, text, nvram))
+    with pytest.raises(errors.Malformed):
+        decode("defined", {"form": "libvirt", "text": text, "nvram": nvram})
+
+
+def test_the_largest_definition_fits_a_record() -> None:
+    for text in ("x" * wire.MAX_ITEMS, "ö" * (wire.MAX_ITEMS // 2)):
+        event = events.Defined(events.Form.LIBVIRT, text, bytes(wire.MAX_PAYLOAD))
+        assert read(wire.pack_event(samples.STREAM, samples.address("defined"), event)) == event
+
+
+def test_a_definition_that_is_no_text_is_not_packed() -> None:
+    lone = events.Defined(events.Form.LIBVIRT, "\ud800", b"")
+    with pytest.raises(errors.Malformed, match="msgpack cannot hold"):
+        wire.pack_event(samples.STREAM, samples.address("defined"), lone)
 
 
 def test_squeezed_bodies_name_their_codec() -> None:
