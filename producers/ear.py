@@ -110,8 +110,10 @@ class Ear:
             case receipts.Progress():
                 self.window.note(peer, self._attempt, receipt)
                 peer.lapsed = False
+                self._outdone(receipt.attempt)
             case receipts.Applied(position):
                 peer.applied = position
+                self._outdone(position.attempt)
                 if position.attempt == self._attempt:
                     # What is applied was read: its own word of that may have died with the process that read it.
                     peer.read = max(peer.read, (position.epoch, _WHOLE))
@@ -130,6 +132,12 @@ class Ear:
             case receipts.Rewound():
                 self.wants_start[sender.replica] = "it was rewound"
         self.heard(sender.replica, receipt)
+
+    def _outdone(self, other: Attempt) -> None:
+        """Who reads another attempt reads us no more.  Its `Fenced` answers only to what we send, and we may be waiting
+        for it to have read what it passes over."""
+        if other != self._attempt and other.counter >= self._attempt.counter:
+            self.fenced = max(self.fenced or other, other)
 
     def _take_answer(self, sender: receipts.Sender, peer: Peer, answer: receipts.Answered) -> None:
         peer.answered, peer.lapsed = True, False

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import re
 from dataclasses import replace
 
 import pytest
@@ -206,6 +207,28 @@ async def test_a_newer_producer_stops_this_one_by_name(refused: Attempt, highest
             bench.ear.check()
     else:
         bench.ear.check()
+
+
+CLONE = Attempt(NOW.counter, b"a clone!")
+
+
+@pytest.mark.parametrize("other", [NEWER, CLONE], ids=["newer", "clone"])
+@pytest.mark.parametrize("kind", ["progress", "applied"])
+async def test_a_replica_that_reads_another_producer_fences_this_one(kind: str, other: Attempt) -> None:
+    """It may wait for room in its window, and say nothing that a Fenced could answer to."""
+    bench = Bench()
+    await bench.compared(answered())
+    said = receipts.Progress(other, 21, 3) if kind == "progress" else receipts.Applied(replace(AT, attempt=other))
+    await bench.hear(said)
+    with pytest.raises(errors.Fenced, match=f"attempt {re.escape(str(other))}"):
+        bench.ear.check()
+
+
+async def test_word_of_an_earlier_attempt_fences_nobody() -> None:
+    bench = Bench()
+    await bench.compared(answered())
+    await bench.hear(receipts.Progress(BEFORE, 20, 3), receipts.Applied(AT), receipts.Progress(NOW, 21, 3))
+    bench.ear.check()
 
 
 async def test_being_fenced_comes_before_a_wish_for_a_new_start() -> None:
