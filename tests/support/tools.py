@@ -22,6 +22,7 @@ PACKAGES = {
     "dumpe2fs": "e2fsprogs",
     "e2fsck": "e2fsprogs",
     "faketime": "faketime",
+    "fio": "fio",
     "ip": "iproute2",
     "java": "openjdk-17-jre-headless",
     "journalctl": "systemd",
