@@ -10,6 +10,7 @@ import errno
 import logging
 import os
 import selectors
+import shutil
 import socket
 from collections import deque
 from collections.abc import Mapping
@@ -56,7 +57,6 @@ class Connection:
         self._owed_bytes = 0
         self._events = selectors.EVENT_READ
         server.selector.register(sock, self._events, self.ready)
-        self.send(GREETING_BYTES)
 
     def ready(self, events: int) -> None:
         """The socket can be read or written."""
@@ -165,11 +165,17 @@ class Server:
     """Listens on the UNIX socket `path`; `selector` is run by the caller, who calls each key's data with its events."""
 
     def __init__(
-        self, selector: selectors.BaseSelector, path: Path, exports: Mapping[str, Export], handler: Handler
+        self,
+        selector: selectors.BaseSelector,
+        path: Path,
+        exports: Mapping[str, Export],
+        handler: Handler,
+        mode: int = 0o600,
+        group: str = "",
     ) -> None:
         self.selector, self.path, self.exports, self.handler = selector, path, exports, handler
         self.connections: list[Connection] = []
-        self._listening = listen(path)
+        self._listening = listen(path, mode, group)
         selector.register(self._listening, selectors.EVENT_READ, self._accept)
 
     @property
@@ -202,7 +208,9 @@ class Server:
             _log.warning("%s: a client was turned away: %d are here", self.path, MOST_CONNECTIONS)
             sock.close()
             return
-        self.connections.append(Connection(self, sock))
+        connection = Connection(self, sock)
+        self.connections.append(connection)
+        connection.send(GREETING_BYTES)  # last: who is gone by now is closed, and forgotten, at once
 
     def _make_room(self) -> bool:
         for connection in self.connections:
@@ -212,8 +220,9 @@ class Server:
         return False
 
 
-def listen(path: Path, mode: int = 0o660) -> socket.socket:
-    """A listening UNIX socket with these rights.  Raises InUse when somebody answers there, NotFound, Usage.
+def listen(path: Path, mode: int = 0o600, group: str = "") -> socket.socket:
+    """A listening UNIX socket with these rights, of that group or of ours.  Raises InUse when somebody answers there,
+    NotFound, Usage.
 
     One that nobody answers on is left over from a process that was killed, and replaced.
     """
@@ -231,9 +240,14 @@ def listen(path: Path, mode: int = 0o660) -> socket.socket:
             listening.bind(str(path))
         finally:
             os.umask(old)
+        if group:
+            shutil.chown(path, group=group)
         os.chmod(path, mode)
         listening.listen(MOST_CONNECTIONS)
         listening.setblocking(False)
+    except LookupError as why:
+        listening.close()
+        raise errors.Usage(f"{path}: this host has no group {group!r}") from why
     except OSError as why:
         listening.close()
         raise linux.failure(why, str(path), "listen there", opening=True) from why

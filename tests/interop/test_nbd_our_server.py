@@ -143,3 +143,10 @@ def test_silent_clients_do_not_keep_others_out(ours: Ours) -> None:
     finally:
         for one in silent:
             one.close()
+
+
+def test_clients_that_are_gone_at_once_cost_nobody_else_anything(ours: Ours) -> None:
+    for _ in range(200):
+        with socket.socket(socket.AF_UNIX) as hasty:
+            hasty.connect(str(ours.socket))
+    qemu_io(ours.url(), "write -P 1 0 4k", "read -P 1 0 4k")
