@@ -14,7 +14,7 @@ say() { echo "test tools: $*" >&2; }
 # command:package; of packages a|b the first one that this release has
 NEEDED='qemu-img:qemu-utils qemu-io:qemu-utils qemu-nbd:qemu-utils qemu-system-x86_64:qemu-system-x86
 qemu-storage-daemon:qemu-system-common nbdinfo:libnbd-bin nbdcopy:libnbd-bin nbdkit:nbdkit
-mke2fs:e2fsprogs debugfs:e2fsprogs e2fsck:e2fsprogs rsync:rsync mvn:maven openssl:openssl systemd-analyze:systemd
+fio:fio mke2fs:e2fsprogs debugfs:e2fsprogs e2fsck:e2fsprogs rsync:rsync mvn:maven openssl:openssl systemd-analyze:systemd
 systemd-sysusers:systemd systemd-tmpfiles:systemd ip:iproute2 tc:iproute2 faketime:faketime
 podman:podman buildah:buildah runc:runc podman-compose:podman-compose debootstrap:debootstrap iptables:iptables
 libvirtd:libvirt-daemon /usr/lib/x86_64-linux-gnu/libvirt/connection-driver/libvirt_driver_qemu.so:libvirt-daemon-driver-qemu

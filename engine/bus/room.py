@@ -27,6 +27,11 @@ class Room:
         self._measured = -MEASURE_SECONDS
         self._warned = False
 
+    @property
+    def used(self) -> int:
+        """Bytes, as of the last `take`; 0 without a quota."""
+        return self._used
+
     def take(self, amount: int) -> None:
         """`amount` bytes are to be written.  Raises Full, having counted nothing, when they would pass the quota."""
         if self._quota is None:

@@ -1,1 +1,1 @@
-"""The NBD protocol: a codec without I/O, and the asyncio shell round it."""
+"""The NBD protocol: a codec of both roles without I/O, an asyncio shell for the client, a selector for the server."""

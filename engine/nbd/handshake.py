@@ -2,7 +2,7 @@
 
 The order is STRUCTURED_REPLY, SET_META_CONTEXT, GO; each may be refused, and the next goes on without it.  A server too
 old for GO gets EXPORT_NAME.  The answers a client may get are the table `ANSWERS`: anything else is a ProtocolError.
-The frames (`pack_option`, `pack_reply`, `Export`) are what a server role will share.
+The frames (`pack_option`, `pack_reply`, `Export`) are shared with the server role, server_handshake.py.
 """
 
 from __future__ import annotations
