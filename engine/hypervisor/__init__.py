@@ -1,1 +1,1 @@
-"""Virtual machines as libvirt has them."""
+"""Virtual machines and who runs them: `domain` says what is known of one, `connection` asks libvirt."""
