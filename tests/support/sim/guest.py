@@ -19,9 +19,18 @@ class Guest:
 
     def __init__(self, plan: Plan, chance: random.Random) -> None:
         self._plan, self._chance = plan, chance
-        self.disks = [MemoryDevice(chance.randrange(1, plan.blocks * BLOCK), SECTOR) for _ in range(plan.volumes)]
+        self.disks = [self._disk() for _ in range(plan.volumes)]
         self.changes = 0
         self._snapshot = self.key()
+
+    def _disk(self) -> MemoryDevice:
+        return MemoryDevice(self._chance.randrange(1, self._plan.blocks * BLOCK), SECTOR)
+
+    async def plug(self) -> None:
+        """One more disk, which somebody has written to before."""
+        self.changes += 1
+        self.disks.append(self._disk())
+        await self.disks[-1].write(0, self._chance.randbytes(self.disks[-1].size))
 
     def key(self) -> tuple[bytes, ...]:
         return tuple(disk.content() for disk in self.disks)
@@ -45,7 +54,7 @@ class Guest:
 
     async def _revert(self) -> None:
         """Back to a snapshot: what was changed since comes to be as it was."""
-        for disk, content in zip(self.disks, self._snapshot, strict=True):
+        for disk, content in zip(self.disks, self._snapshot, strict=False):
             await disk.resize(len(content))
             await disk.write(0, content)
 
@@ -54,12 +63,14 @@ class GuestSource:
     """The guest as a producer reads it."""
 
     def __init__(self, guest: Guest, oracle: Oracle, process: Process) -> None:
-        self._guest, self._oracle = guest, oracle
-        self.devices = [SimDevice(disk, process, Faults(process.chance)) for disk in guest.disks]
+        self._guest, self._oracle, self._process = guest, oracle, process
+        self.devices: list[SimDevice] = []
         self._began = 0
 
     async def begin(self) -> tuple[Volume, ...]:
         self._began = self._guest.changes
+        for disk in self._guest.disks[len(self.devices) :]:
+            self.devices.append(SimDevice(disk, self._process, Faults(self._process.chance)))
         self._oracle.cuts.add(self._guest.key())
         return tuple(Volume(f"vd{at}", disk.size, BLOCK) for at, disk in enumerate(self._guest.disks))
 

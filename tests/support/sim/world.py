@@ -114,7 +114,7 @@ class World:
         self.positions: dict[bytes, Any] = {}
 
     def _new_replica(self, at: int) -> ReplicaDisk:
-        disk = ReplicaDisk(b"replica-" + b"%08d" % at, [MemoryDevice(0, SECTOR) for _ in range(self.plan.volumes)])
+        disk = ReplicaDisk(b"replica-" + b"%08d" % at, [])
         self._new_store(disk)
         return disk
 
@@ -247,6 +247,9 @@ class World:
         for at, runner in enumerate(self.runners):
             if runner.ended():
                 disk = self.replicas[at]
+                # What its source has by now is made room for before it is opened: until then it refuses.
+                for _ in self.guest.disks[len(disk.devices) :]:
+                    disk.devices.append(MemoryDevice(0, SECTOR))
                 self._lose(disk.files, disk.devices)
                 process = self._process(self.plan.slow)
                 state = disk.store.load()
@@ -261,6 +264,8 @@ class World:
         plan, chance = self.plan, self.chance
         if chance.random() < 0.7:
             await self.guest.change()
+        if chance.random() < plan.plugs and len(self.guest.disks) < plan.volumes + 2:
+            await self.guest.plug()
         if chance.random() < plan.lost_tails:
             for topic in self.topics.values():
                 self._lose_tail(topic, 12)
