@@ -13,6 +13,7 @@ from engine.daemon.config import Accept
 from schemas import control
 
 _UNSAFE = re.compile(r"[/%\x00-\x1f\x7f]|^[.\s]|[\s]$")
+_LONGEST_DISK = 40
 _LONGEST = 200
 """Bytes of a name in a path: a file system allows 255, and a suffix follows."""
 
@@ -33,23 +34,45 @@ def rule_for(rules: Sequence[Accept], said: control.Present) -> Accept | None:
     return next((one for one in rules if matches(one, said.site, said.label)), None)
 
 
-def path(rule: Accept, said: control.Present, stream: str) -> str:
-    """Where the replica of a stream lies.  A name that is too long for a path has the stream's UUID behind it."""
+def path(rule: Accept, said: control.Present, stream: str, number: int = 0) -> str:
+    """Where the replica of one disk of a stream lies.
+
+    Without {disk} in the rule the first disk has the path as it stands, and each further one `-NAME` before the suffix.
+    A name that is too long for a path has the stream's UUID behind it.
+    """
     name = safe(said.label)
     if len(name.encode()) >= _LONGEST - 3:
         name = f"{name[:150]}-{stream}"
-    values = {"site": safe(said.site), "name": name, "id": stream}
-    return re.sub(r"\{(site|name|id)\}", lambda found: values[found[1]], rule.path)
+    disk = safe(said.volumes[number].name)[:_LONGEST_DISK] if number < len(said.volumes) else ""
+    values = {"site": safe(said.site), "name": name, "id": stream, "disk": disk}
+    pattern = rule.path
+    if number and "{disk}" not in pattern:
+        stem, suffix = os.path.splitext(pattern)
+        stem, suffix = (pattern, "") if "}" in suffix else (stem, suffix)
+        pattern = f"{stem}-{{disk}}{suffix}"
+    return re.sub(r"\{(site|name|id|disk)\}", lambda found: values[found[1]], pattern)
 
 
-def refuse(rule: Accept, said: control.Present, taken: int, where: str, known: registry.Registry) -> str:
-    """Why the rule cannot take this stream, in words; nothing when it can.  `taken`: bytes of its replicas so far."""
-    size = sum(volume.size for volume in said.volumes)
+def refuse(
+    rule: Accept, said: control.Present, taken: int, places: Sequence[str], known: registry.Registry, more: int = 0
+) -> str:
+    """Why the rule cannot take this stream, in words; nothing when it can.
+
+    `taken`: bytes of its replicas so far.  `places` are those of its last disks, from number `more` on: the others it
+    has.
+    """
+    size = sum(volume.size for volume in said.volumes[more:])
     if rule.quota and taken + size > rule.quota:
         return (
             f"{units.shown(size)} more would pass the quota of {units.shown(rule.quota)} of {rule.where}, of which"
             f" {units.shown(taken)} are taken"
         )
+    if len({*places}) < len(places):
+        return f"two disks of it would lie in one place: {', '.join(places)}"
+    return next(filter(None, (_refuse_one(rule, where, known) for where in places)), "")
+
+
+def _refuse_one(rule: Accept, where: str, known: registry.Registry) -> str:
     try:
         other = known.of_target(where)
     except errors.FerryError as why:

@@ -21,6 +21,8 @@ from schemas import events, extent
 from schemas.extent import Ranges
 from schemas.identity import Volume
 
+_KEPT = 16 << 20
+"""Bytes of pre-images that are in memory at a time while a volume shrinks."""
 MakeLeaves = Callable[[int, Volume], Leaves]
 
 
@@ -70,14 +72,20 @@ class Target:
         self.volumes = volumes
 
     async def begin(self, opened: events.Open) -> Touched:
-        """Take the sizes of an epoch: grow now, keep what a smaller size would cut off.  Raises Usage, Full."""
-        if len(opened.volumes) != len(self.devices):
-            raise errors.Usage(f"the stream has {len(opened.volumes)} volumes, this target {len(self.devices)}")
+        """Take the sizes of an epoch: grow now, keep what a smaller size would cut off.  Raises Usage, Full.
+
+        Of volumes that are new nothing is kept: taken back, they are not there.
+        """
+        if len(opened.volumes) > len(self.devices):
+            raise errors.Usage(
+                f"its source has {len(opened.volumes)} disks by now, this replica {len(self.devices)}: "
+                f"{', '.join(one.name for one in opened.volumes[len(self.devices) :])} not yet"
+            )
         touched = Touched(self.undo.end)
         for index, volume in enumerate(opened.volumes):
             if index < len(self.volumes):
                 await self._keep_resized(index, volume, touched)
-        for device, volume in zip(self.devices, opened.volumes, strict=True):
+        for device, volume in zip(self.devices, opened.volumes, strict=False):
             if device.size < volume.size:
                 await device.resize(volume.size)
         known = len(self.volumes)
@@ -94,7 +102,9 @@ class Target:
         old = self.volumes[index]
         first = min(old.size, volume.size) // old.block_size
         if old.size != volume.size and first < old.blocks:
-            await self._offload(self._save, await self._before(index).long(first, old.blocks))
+            step = max(_KEPT // old.block_size, 1)
+            for at in range(first, old.blocks, step):  # a disk that is given up is more than memory holds
+                await self._offload(self._save, await self._before(index).long(at, min(at + step, old.blocks)))
             touched.of(index).add(first, old.blocks)
 
     def _resize_leaves(self, volumes: Sequence[Volume]) -> None:
@@ -238,6 +248,10 @@ class Target:
         for block in {change.start // size, (end - 1) // size}:
             if not first <= block < stop:
                 leaves.unclaim(block, 1)
+
+    def roots(self) -> tuple[bytes, ...]:
+        """The Merkle root of each volume that is there now; empty where a block of it is not claimed."""
+        return tuple(leaves.root() for leaves in self.leaves[: len(self.volumes)])
 
     async def flush(self) -> None:
         """Bytes of every device, and all digests, are durable.  A failure is final."""

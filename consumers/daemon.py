@@ -9,7 +9,7 @@ import os
 import secrets
 import time
 import uuid
-from collections.abc import AsyncIterator, Coroutine, Iterable
+from collections.abc import AsyncIterator, Coroutine, Iterable, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -18,6 +18,7 @@ from consumers.serve import Replica
 from consumers.tend import Tend
 from consumers.unclaimed import Unclaimed
 from engine import errors, leftover, places, registry
+from engine.cli import kept as words
 from engine.daemon import wishes
 from engine.daemon.config import Accept, Config
 from engine.daemon.daemon import Answer, Daemon, Request, lease_of, text
@@ -70,6 +71,7 @@ class TargetDaemon(Daemon):
         if one is not None:
             one.hear(said, late)
             self._renamed(one, said)
+            self._grown(one, said)
         elif said.gone:
             self.unclaimed.drop(name)
         else:
@@ -83,6 +85,33 @@ class TargetDaemon(Daemon):
             one.job.label = said.label
             self.known.save(one.stream)
 
+    def _grown(self, one: Replica, said: control.Present) -> None:
+        """Make room for disks that its source has by now: its job adds them, and goes on."""
+        have = len(one.record.disks)
+        if len(said.volumes) <= have or one.more:
+            one.refused = "" if len(said.volumes) <= have else one.refused
+            return
+        rule, name = self._rule(one.stream), one.stream.stream
+        fresh = ", ".join(volume.name for volume in said.volumes[have:])
+        if rule is None:
+            one.refused = f"its source has {fresh} by now, and no [[accept]] says where that is to lie"
+            return
+        places = [accept.path(rule, said, name, number) for number in range(have, len(said.volumes))]
+        why = accept.refuse(rule, said, self._taken(rule), places, self.known, have)
+        try:
+            for where in () if why else places:
+                accept.make_room(rule, where)
+        except errors.FerryError as trouble:
+            why = str(trouble)
+        one.refused = f"its source has {fresh} by now, which is not taken: {why}" if why else ""
+        if not why:
+            one.options = replace(one.options, sizes=tuple(volume.size for volume in said.volumes))
+            one.more = _disks(rule, said, places, have)
+            one.job.wake()
+
+    def _taken(self, rule: Accept) -> int:
+        return sum(self._size(one) for one in self.served.values() if one.rule == rule.where)
+
     def _consider(self, name: str, said: control.Present) -> None:
         """Take a stream that was never heard of, or say why not."""
         rule = accept.rule_for(self.config.accept, said)
@@ -92,8 +121,7 @@ class TargetDaemon(Daemon):
         if not said.volumes:
             self.unclaimed.refuse(name, said, "its source has not been looked at yet")
             return
-        where = accept.path(rule, said, name)
-        taken = sum(self._size(one) for one in self.served.values() if one.rule == rule.where)
+        places = [accept.path(rule, said, name, number) for number in range(len(said.volumes))]
         try:
             if name in self.newer:
                 raise self.newer[name]
@@ -101,36 +129,37 @@ class TargetDaemon(Daemon):
                 way = f"it was forgotten here: `vmferry target take {said.label}` takes it again"
                 self.unclaimed.refuse(name, said, way, forgotten=True)
                 return
-            if why := accept.refuse(rule, said, taken, where, self.known):
+            if why := accept.refuse(rule, said, self._taken(rule), places, self.known):
                 self.unclaimed.refuse(name, said, why)
                 return
-            accept.make_room(rule, where)
-            self._take(name, said, rule, where)
+            for where in places:
+                accept.make_room(rule, where)
+            self._take(name, said, rule, places)
         except errors.FerryError as why:
             self.unclaimed.refuse(name, said, str(why))
 
-    def _take(self, name: str, said: control.Present, rule: Accept, where: str) -> None:
+    def _take(self, name: str, said: control.Present, rule: Accept, places: Sequence[str]) -> None:
         """Records first: from then on the replica is ours, whatever happens."""
         common = self.common
         disks = tuple(registry.Disk(one.name, "", "", one.block_size) for one in said.volumes)
         stream = registry.Stream(
             name, said.label, common.bus, disks, site=said.site, prefix=common.prefix, config=str(common.file)
         )
-        disk = registry.Disk(said.volumes[0].name, where, rule.format, said.volumes[0].block_size)
         record = registry.Replica(
-            secrets.token_hex(16), name, common.bus, (disk,), unread=rule.adopt and os.path.lexists(where),
-            prefix=common.prefix, config=str(common.file),
+            secrets.token_hex(16), name, common.bus, _disks(rule, said, places),
+            unread=rule.adopt and any(map(os.path.lexists, places)), prefix=common.prefix, config=str(common.file),
         )  # fmt: skip
         self.known.save(stream)
         self.known.save(record)
         self.unclaimed.drop(name)
-        log.info("stream %s/%s (%s) is taken: its replica is %s", said.site, said.label, name, where)
+        log.info("stream %s/%s (%s) is taken: its replica is %s", said.site, said.label, name, ", ".join(places))
         self._serve(stream, record, tuple(one.size for one in said.volumes)).hear(said, None)
 
     def _size(self, one: Replica) -> int:
         state, _ = one.stored()
-        volumes = state.position.volumes if state is not None and state.position.volumes else ()
-        return sum(volume.size for volume in volumes or (one.present.volumes if one.present else ()))
+        held = state.position.volumes if state is not None else ()
+        said = one.present.volumes[: len(one.record.disks) + len(one.more)] if one.present else ()
+        return sum(volume.size for volume in (*held, *said[len(held) :]))
 
     # -- as Daemon ----------------------------------------------------------------------------------------------------
 
@@ -139,6 +168,9 @@ class TargetDaemon(Daemon):
         for one in self.served.values():  # a quota counts what its rule has, wherever it stands now
             rule = self._rule(one.stream)
             one.rule = rule.where if rule else ""
+        for one in self.served.values():
+            if one.present is not None:
+                self._grown(one, one.present)
         for name, stream in self.unclaimed.all().items():
             self._consider(name, stream.said)
         for one in list(self.served.values()):
@@ -233,9 +265,9 @@ class TargetDaemon(Daemon):
         difference = one.clocks.seconds
         return {
             "stream": one.stream.stream, "label": one.stream.label, "site": one.stream.site,
-            "path": one.record.disks[0].path, "replica": one.record.replica, "state": one.job.state, "why": one.job.why,
-            "since": one.job.since, "restarts": one.job.restarts, "held": why,
-            "epoch": position.epoch if position else None, "usable_epoch": best.epoch if best else None,
+            "path": one.record.disks[0].path, "disks": words.disks(one.record, position), "replica": one.record.replica,
+            "state": one.job.state, "why": one.job.why, "since": one.job.since, "restarts": one.job.restarts,
+            "held": why, "epoch": position.epoch if position else None, "usable_epoch": best.epoch if best else None,
             "proved_epoch": max((one.epoch for one in usable if one.roots), default=None),
             "source_epoch": one.present.epoch if one.present else None,
             "source_heard_seconds": round(now - one.heard, 1) if one.heard else None,
@@ -246,7 +278,7 @@ class TargetDaemon(Daemon):
             "undo_quota_bytes": one.options.undo_quota or None,
             "way": held.way(why, one.stream.label) if why else "",
             "notes": one.opened.notes if one.opened else [],
-            "warning": leftover.words(one.directory, one.record.disks[0].path, one.stream.label),
+            "warning": one.refused or leftover.words(one.directory, one.record.paths, one.stream.label),
         }  # fmt: skip
 
     def _rpo(self, one: Replica, best: Any, now: float) -> tuple[float | None, str]:
@@ -264,3 +296,9 @@ class TargetDaemon(Daemon):
             else "its source's clock"
         )
         return max(0.0, seconds), by
+
+
+def _disks(rule: Accept, said: control.Present, places: Sequence[str], number: int = 0) -> tuple[registry.Disk, ...]:
+    """The records of the disks from that number on."""
+    pairs = zip(said.volumes[number:], places, strict=True)
+    return tuple(registry.Disk(one.name, where, rule.format, one.block_size) for one, where in pairs)

@@ -26,33 +26,51 @@ _SPAN = 1 << 30
 
 @dataclass(frozen=True, slots=True)
 class Moved:
-    """From where to where; `copied` bytes of data.  The old image is left where it is."""
+    """Which disk, from where to where; `copied` bytes of data.  The old image is left where it is."""
 
     record: registry.Replica
+    disk: str
+    new: str
     old: str
     copied: int
 
 
 async def move(
-    where: Places, record: registry.Replica, goal: str, told: Told, format: str = "", secret_file: str = ""
-) -> Moved:
-    """Move a replica to `goal`, where nothing may be yet.  Nothing is applied to it meanwhile.
+    where: Places, record: registry.Replica, goal: str, told: Told, format: str = "", secret_file: str = "",
+    disk: str = "",
+) -> Moved:  # fmt: skip
+    """Move the image of a replica's disk to `goal`, where nothing may be yet.  Nothing is applied to it meanwhile.
 
+    `disk` may be left out where there is one only.
     Raises Usage, InUse, NotFound, Full, DeviceFailed, Divergence (the replica, or its copy, is not what it should be).
     """
     goal = _free(goal)
-    if len(record.disks) != 1 or not isinstance(images.parse(record.disks[0].path), str):
-        raise errors.Usage("a replica of one disk in a file or a block device can be moved")
+    number = _number(record, disk)
+    was = record.disks[number]
+    if not isinstance(images.parse(was.path), str):
+        raise errors.Usage(f"{was.path}: what lies in a file or a block device can be moved")
     with _unfinished(Path(f"{goal}{leftover.SUFFIX}")) as fresh:
         async with offline.open_replica(where, record, write=True, secret_file=secret_file) as opened:
             await opened.replay.recover()
-            leftover.begin(opened.directory, goal)
-            kind = format or record.disks[0].format or images.detect(record.disks[0].path)
-            copied = await _copy(opened, str(fresh), kind, secret_file, told)
+            if number >= len(opened.target.leaves):
+                raise errors.Usage(f"{was.name} of it holds nothing yet: there is nothing to move")
+            leftover.begin(opened.directory, goal, was.name if len(record.disks) > 1 else "")
+            kind = format or was.format or images.detect(was.path)
+            copied = await _copy(opened, number, str(fresh), kind, secret_file, told)
             _name(fresh, goal)
-            moved = _take(opened, record, goal, kind)
+            moved = _take(opened, number, goal, kind)
     leftover.end(where.replica(record.stream, record.replica))
-    return Moved(moved, record.disks[0].path, copied)
+    return Moved(moved, was.name, goal, was.path, copied)
+
+
+def _number(record: registry.Replica, name: str) -> int:
+    """Which disk is meant.  Raises NotFound, Usage."""
+    names = [disk.name for disk in record.disks]
+    if not name and len(names) > 1:
+        raise errors.Usage(f"it has {len(names)} disks: name one with --disk: {', '.join(names)}")
+    if name and name not in names:
+        raise errors.NotFound(f"it has no disk {name!r}: it has {', '.join(names)}")
+    return names.index(name) if name else 0
 
 
 def _free(goal: str) -> str:
@@ -72,8 +90,8 @@ def _unfinished(path: Path) -> Iterator[Path]:
         path.unlink(missing_ok=True)
 
 
-async def _copy(opened: Offline, fresh: str, format: str, secret_file: str, told: Told) -> int:
-    device, leaves = opened.target.devices[0], opened.target.leaves[0]
+async def _copy(opened: Offline, number: int, fresh: str, format: str, secret_file: str, told: Told) -> int:
+    device, leaves = opened.target.devices[number], opened.target.leaves[number]
     copy = await images.open_image(
         fresh, True, format=format, secret_file=secret_file, create_size=device.size, offload=opened.pool,
     )  # fmt: skip
@@ -85,9 +103,10 @@ async def _copy(opened: Offline, fresh: str, format: str, secret_file: str, told
     finally:
         await copy.close()
     roots = opened.replay.state.position.roots
-    if finding.bad_blocks or (roots and finding.root != roots[0]):
+    if finding.bad_blocks or (roots and finding.root != roots[number]):
+        old = opened.keeper.record.disks[number].path
         raise errors.Divergence(
-            f"the copy {fresh} of {opened.path} is not what its digests say, in {finding.bad_blocks} blocks: nothing"
+            f"the copy {fresh} of {old} is not what its digests say, in {finding.bad_blocks} blocks: nothing"
             " was moved.  `vmferry verify` tells whether the replica itself is"
         )
     return copied
@@ -111,9 +130,10 @@ def _name(fresh: Path, goal: str) -> None:
     linux.sync_directory(goal)
 
 
-def _take(opened: Offline, record: registry.Replica, goal: str, kind: str) -> registry.Replica:
+def _take(opened: Offline, number: int, goal: str, kind: str) -> registry.Replica:
     """The record says that it is the replica.  A crash behind this: it is, and the old image is nobody's."""
-    disk = registry.identified(replace(record.disks[0], path=goal, format=kind))
-    # `left`: whoever writes to it from now on, is noticed.
-    opened.keeper.save(disks=(disk,), left=state.left((disk,)))
+    disks = list(opened.keeper.record.disks)
+    disks[number] = registry.identified(replace(disks[number], path=goal, format=kind))
+    # `left`: whoever writes to them from now on, is noticed.
+    opened.keeper.save(disks=tuple(disks), left=state.left(disks))
     return opened.keeper.record

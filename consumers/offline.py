@@ -200,7 +200,7 @@ async def open_devices(
 ) -> list[ports.BlockDevice]:
     """The images of the replica, closed with `stack`.  Raises NotFound, InUse, Usage."""
     devices: list[ports.BlockDevice] = []
-    for disk in record.disks:
+    for disk in state.there(record):
         device = await images.open_image(
             disk.path, write, format=disk.format or None, secret_file=secret_file, offload=pool
         )

@@ -82,7 +82,8 @@ async def acquire(
     async with contextlib.AsyncExitStack() as stack:
         directory = await stack.enter_async_context(offline.hold(where, record))
         _check_held(directory, record)
-        found = state.find(directory, replace(record, left=()), False)
+        record = replace(record, disks=state.there(record))
+        found = state.find(directory, replace(record, left=()))
         stack.callback(found.store.close)
         keeper = offline.Keeper(where, record)
         stack.callback(keeper.leave)

@@ -335,8 +335,7 @@ class Replay:
             await self.target.read_back([one.touched for one in waiting], self._touched)
             if self._touched is not None or not last.roots:
                 return False
-            roots = tuple(leaves.root() for leaves in self.target.leaves)
-            if not last.complete or roots == last.roots:
+            if not last.complete or self.target.roots() == last.roots:
                 return last.complete
             raise errors.Divergence(f"{last.seal}: our Merkle root is not the one that its seal names")
         except errors.Divergence as why:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from consumers import held, site
@@ -43,6 +43,10 @@ class Replica:
     opened: site.Site | None = None
     job: Job = field(init=False)
     asked: wishes.Wishes = field(default_factory=wishes.Wishes)
+    more: tuple[registry.Disk, ...] = ()
+    "Disks that its source has by now, and that are to be added to the record before it is opened again."
+    refused: str = ""
+    "Why disks that its source has by now cannot be added."
     came: bool = False
     "Its source was heard, the first time or after a silence: what is lacking is asked for at once."
 
@@ -72,6 +76,7 @@ class Replica:
         self.asked = wishes.load(self.directory)
         known = registry.Registry(self.where)
         self.record = next(one for one in known.replicas(self.stream.stream) if one.replica == self.record.replica)
+        self._add(known)
         if self.asked.paused:
             job.note("paused", "by an operator: `vmferry resume` lets it go on")
             await job.nap(_IDLE)
@@ -96,7 +101,7 @@ class Replica:
         loop, replay = asyncio.get_running_loop(), opened.replay
         asked, due, read = 0, loop.time(), False
         try:
-            while not (job.stopping.is_set() or self.asked.paused):
+            while not (job.stopping.is_set() or self.asked.paused or self.more):
                 if await replay.step(0):
                     read = True
                     job.note("running")
@@ -114,6 +119,19 @@ class Replica:
         except schema_errors.SchemaError as why:
             raise errors.Damaged(f"the log of stream {self.record.stream} cannot be read: {why}") from why
 
+    def _add(self, known: registry.Registry) -> None:
+        """Note the disks that came, durably, before an image of one is made: what is there then is ours.  A crash
+        before: its source's next word says it again."""
+        more, self.more = self.more, ()
+        if more:
+            self.record = replace(self.record, disks=(*self.record.disks, *more))
+            known.save(self.record)
+            self.stream = replace(
+                self.stream, disks=tuple(registry.Disk(one.name, "", "", one.block_size) for one in self.record.disks)
+            )
+            known.save(self.stream)
+            log.info("it has %s now", ", ".join(f"{one.name} ({one.path})" for one in more))
+
     def stored(self) -> tuple[Any, list[KeptEpoch]]:
         """(state, kept epochs), from the open store or from the file; (None, []) when there is none to read."""
         if self.opened is not None:
@@ -128,9 +146,10 @@ class Replica:
 
 def _taken_back(opened: site.Site) -> str:
     """What recovery found and did."""
+    paths = list(opened.record.paths.values())
     return (
-        f"{opened.record.disks[0].path} was in the middle of an epoch when it was last left: {opened.recovered}"
-        f" pre-images were put back, so that it was epoch {opened.replay.state.position.epoch} again"
+        f"{', '.join(paths)} {'was' if len(paths) == 1 else 'were'} in the middle of an epoch when it was last left:"
+        f" {opened.recovered} pre-images were put back, so that it was epoch {opened.replay.state.position.epoch} again"
     )
 
 

@@ -93,14 +93,14 @@ async def open_replica(
         topic = await bus.open(topics.stream(stream.identity, record.prefix))
         keeper = _Keeper(registry.Registry(where), record)
         stack.callback(keeper.leave)
-        devices, created = await _open_images(stack, keeper, options, pool)
-        found = state.find(directory, record, created)
+        devices, made = await _open_images(stack, keeper, options, pool)
+        found = state.find(directory, record, made)
         stack.callback(found.store.close)
         held.refuse("" if found.store.empty else found.store.load().held, record.disks[0].path)
         files = state.Files(directory)
         stack.callback(files.close)
         stack.push_async_callback(pool.idle)
-        notes = await _fill(directory, stream, keeper, found, files, devices, topic, created, pool)
+        notes = await _fill(directory, stream, keeper, found, files, devices, topic, made, pool)
         target = Target(devices, _undo(stack, directory, options), files.leaves, pool)
         reader = Reader(stream.identity, topic, offload=pool)
         stack.push_async_callback(reader.close)
@@ -146,9 +146,9 @@ class _Keeper:
 
 async def _open_images(
     stack: contextlib.AsyncExitStack, keeper: _Keeper, options: Options, pool: Pool
-) -> tuple[list[ports.BlockDevice], bool]:
-    """The devices, ours alone; whether one of them had to be made.  Raises Usage for one that is too small."""
-    record, devices, created = keeper.record, list[ports.BlockDevice](), False
+) -> tuple[list[ports.BlockDevice], state.Made]:
+    """The devices, ours alone, and which of them had to be made.  Raises Usage for one that is too small."""
+    record, devices, made = keeper.record, list[ports.BlockDevice](), set[int]()
     for index, disk in enumerate(record.disks):
         size = options.sizes[index] if index < len(options.sizes) else 0
         new = await pool(_missing, disk.path)
@@ -162,8 +162,8 @@ async def _open_images(
                 f" `qemu-img resize {disk.path} {size}`, then start again"
             )
         devices.append(device)
-        created = created or new
-    return devices, created
+        made |= {index} if new else set()
+    return devices, frozenset(made)
 
 
 async def _open_image(
@@ -189,13 +189,14 @@ def _missing(path: str) -> bool:
 
 async def _fill(
     directory: Path, stream: registry.Stream, keeper: _Keeper, found: state.Found, files: state.Files,
-    devices: list[ports.BlockDevice], topic: ports.Log, created: bool, pool: Pool,
+    devices: list[ports.BlockDevice], topic: ports.Log, made: state.Made, pool: Pool,
 ) -> list[str]:  # fmt: skip
     """See that the store has a state that is true of the images.  Gives what there is to say of it."""
     record, notes = keeper.record, list[str]()
-    unread = (record.unread or bool(found.lost)) and not created
+    all_made = len(made) == len(devices)  # beside others, one that is new is read, too: it is a hole
+    unread = (record.unread or bool(found.lost)) and not all_made
     if found.lost:
-        way = "everything travels" if created else "it is read for its digests, and only what differs travels"
+        way = "everything travels" if all_made else "it is read for its digests, and only what differs travels"
         notes.append(f"the state of the replica {record.disks[0].path} was lost ({found.lost}): {way}")
         log.warning(notes[-1])
     # The record first: images of ours that have no state yet are read for their digests, never taken for empty ones.

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from consumers import retention
 from engine import digest, errors, ports, registry
+from engine.device import images
 from engine.replica import EMPTY
 from engine.store import database, scratch, undo
 from engine.store.file import OsFile
@@ -62,7 +63,11 @@ class Found:
     lost: str
 
 
-def find(directory: Path, record: registry.Replica, created: bool) -> Found:
+Made = frozenset[int]
+"""Numbers of the disks whose images were not there, and were made just now."""
+
+
+def find(directory: Path, record: registry.Replica, made: Made = frozenset()) -> Found:
     """Open the store, and compare what is there with what the record says there should be.
 
     Raises Newer, Full, DeviceFailed; a damaged store is set aside and a new one takes its place.
@@ -78,7 +83,7 @@ def find(directory: Path, record: registry.Replica, created: bool) -> Found:
         lost = f"{why}; it is now {database.set_aside(path).name}"
         store = _loadable(path)
     try:
-        return Found(store, lost or why_lost(store, directory, record, created))
+        return Found(store, lost or why_lost(store, directory, record, made))
     except BaseException:
         store.close()
         raise
@@ -105,21 +110,45 @@ def _loadable(path: Path) -> SqliteReplicaStore:
     return store
 
 
-def why_lost(store: SqliteReplicaStore, directory: Path, record: registry.Replica, created: bool = False) -> str:
-    """Why the digests of the replica cannot be relied on; nothing when they can."""
+def why_lost(store: SqliteReplicaStore, directory: Path, record: registry.Replica, made: Made = frozenset()) -> str:
+    """Why the digests of the replica cannot be relied on; nothing when they can.
+
+    A disk that came lately, and never had an image of ours, holds nothing that could be lost.
+    """
     if not record.begun:
         return ""
     if store.empty:
         return f"{directory / STATE} is missing"
-    if created:
-        return f"{record.disks[0].path} was deleted, and is made anew"
+    if gone := [record.disks[at].path for at in sorted(made) if record.disks[at].inode]:
+        return f"{', '.join(gone)} was deleted, and is made anew"
     if why := broken(store, directory):
         return why
-    if any(registry.identified(disk) != disk for disk in record.disks):
-        return f"{record.disks[0].path} is another file than the one that was written to"
-    if record.left and record.left != left(record.disks):
-        return f"{record.disks[0].path} was written to by somebody else since"
+    ours = [disk for disk in record.disks if disk.inode]
+    if other := [disk.path for disk in ours if registry.identified(disk) != disk]:
+        return f"{', '.join(other)} is another file than the one that was written to"
+    if record.left and record.left != left(ours):
+        return f"{_written(record.left, ours)} was written to by somebody else since"
     return ""
+
+
+def _written(before: Sequence[tuple[int, int]], disks: Sequence[registry.Disk]) -> str:
+    """Which of the images look otherwise than before."""
+    files = [disk.path for disk in disks if os.path.isfile(disk.path)]
+    now = left(disks)
+    differ = [path for path, was, one in zip(files, before, now, strict=False) if was != one]
+    return ", ".join(differ if len(before) == len(now) else files)
+
+
+def there(record: registry.Replica) -> tuple[registry.Disk, ...]:
+    """Its disks, less the last ones of which no image was made yet."""
+    disks = list(record.disks)
+    while len(disks) > 1 and not disks[-1].inode and _unmade(disks[-1].path):
+        disks.pop()
+    return tuple(disks)
+
+
+def _unmade(path: str) -> bool:
+    return isinstance(images.parse(path), str) and not os.path.lexists(path)
 
 
 def broken(store: SqliteReplicaStore, directory: Path) -> str:

@@ -116,5 +116,8 @@ async def _verify(one: Replica, asked: Request, told: Told) -> Answer:
 
 async def _move(one: Replica, asked: Request, told: Told) -> Answer:
     goal = text(asked, "path")
-    done = await move.move(one.where, one.record, goal, told, str(asked.get("format") or ""), one.options.secret_file)
+    done = await move.move(
+        one.where, one.record, goal, told, str(asked.get("format") or ""), one.options.secret_file,
+        str(asked.get("disk") or ""),
+    )  # fmt: skip
     return kept.moved(one.stream, done)

@@ -60,6 +60,7 @@ class Unclaimed:
             {
                 "stream": name, "label": one.said.label, "site": one.said.site, "state": "unclaimed", "why": one.why,
                 "forgotten": one.forgotten, "path": "", "restarts": 0,
+                "disks": [{"name": disk.name, "path": "", "size": disk.size} for disk in one.said.volumes],
             }
             for name, one in self.all().items()
         ]  # fmt: skip

@@ -86,8 +86,7 @@ async def rewind(where: Places, record: registry.Replica, epoch: int, secret_fil
 
 def _check_roots(opened: Offline) -> None:
     position = opened.replay.state.position
-    roots = tuple(leaves.root() for leaves in opened.target.leaves)
-    if position.roots and position.complete and roots != position.roots:
+    if position.roots and position.complete and opened.target.roots() != position.roots:
         raise errors.Divergence(
             f"{opened.path} was rewound to epoch {position.epoch}, and its Merkle root is not that of the epoch:"
             " do not use it.  `vmferry verify` names the blocks that differ"

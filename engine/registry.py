@@ -41,7 +41,8 @@ class Stream:
     """What a stream is of.  `begun`: its source has had a state.  `site` is its source's, where one was named.
 
     `prefix` begins the names of its topics; `config` is the file whose [kafka] table says how to get into its bus.
-    A stream of which only a replica is here has no path in its disks.
+    A disk's place in `disks` is its number for ever.  A stream of which only a replica is here has no path in its
+    disks; and a disk that its source reads no more has none, either.
     """
 
     stream: str
@@ -56,6 +57,11 @@ class Stream:
     @property
     def identity(self) -> bytes:
         return uuid.UUID(self.stream).bytes
+
+    @property
+    def first(self) -> Disk | None:
+        """The first disk that its source reads; None where that is elsewhere."""
+        return next((disk for disk in self.disks if disk.path), None)
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,6 +86,11 @@ class Replica:
     @property
     def identity(self) -> bytes:
         return bytes.fromhex(self.replica)
+
+    @property
+    def paths(self) -> dict[str, str]:
+        """Its images, by the names of their disks."""
+        return {disk.name: disk.path for disk in self.disks}
 
 
 class Registry:
@@ -126,19 +137,23 @@ class Registry:
             _save(self.places.replica(record.stream, record.replica) / "replica.json", record)
 
     def of_source(self, path: str) -> Stream | None:
-        """The stream of the image at `path`; one that was moved is known by its inode, and given its new path."""
+        """The stream whose first disk is the image at `path`; one that was moved is known by its inode, and given its
+        new path."""
         wanted, here = place(path), _identity(path)
         moved: Stream | None = None
         for one in self.streams():
-            if any(disk.path == wanted for disk in one.disks):
+            first = one.first
+            if first is None:
+                continue
+            if first.path == wanted:
                 return one
-            gone = not any(os.path.exists(disk.path) for disk in one.disks)
-            if gone and here != (0, 0) and [(disk.device, disk.inode) for disk in one.disks] == [here]:
+            if not os.path.exists(first.path) and here != (0, 0) and (first.device, first.inode) == here:
                 moved = one
-        if moved is not None:
-            log.warning("%s was %s: the stream follows it", wanted, moved.disks[0].path)
-            moved = replace(moved, disks=(replace(moved.disks[0], path=wanted),))
-        return moved
+        if moved is None or moved.first is None:
+            return None
+        was = moved.first
+        log.warning("%s was %s: the stream follows it", wanted, was.path)
+        return replace(moved, disks=tuple(replace(one, path=wanted) if one is was else one for one in moved.disks))
 
     def of_target(self, path: str) -> Replica | None:
         """The replica whose image is at `path`."""

@@ -179,12 +179,23 @@ class Replica:
             return self._diverged(address, "an Open that is not the first record of its epoch")
         if address.epoch <= self.tip.epoch:
             return self._diverged(address, f"its number is not above {self.tip.epoch}, the last one here")
+        if other := self._misplaced(event):
+            return self._diverged(address, other)
         complete = self._door(event)
         if complete is None:
             return self._diverged(address, f"it fits no chain of ours ({self.tip.chain.hex()[:12]})")
         self.open = _Open(address.seal, event, complete, print_)
         self.opened_since_start = True
         return Begin(event)
+
+    def _misplaced(self, event: events.Open) -> str:
+        """Which of our volumes is not in its place; nothing when all are.  More may follow: disks come, and stay."""
+        for index, mine in enumerate(self.tip.volumes):
+            other = event.volumes[index] if index < len(event.volumes) else None
+            if other is None or (other.name, other.block_size) != (mine.name, mine.block_size):
+                found = f"{other.name}, in blocks of {other.block_size}" if other else "none"
+                return f"volume {index} is {mine.name}, in blocks of {mine.block_size}, here, and {found}, there"
+        return ""
 
     def _door(self, event: events.Open) -> bool | None:
         """By which of its `fits` we come in: whether we are complete then; None where there is no way in."""

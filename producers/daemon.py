@@ -18,8 +18,7 @@ from engine.daemon.config import Common, Config, StreamConfig
 from engine.daemon.daemon import Answer, Daemon, Request, lease_of, text
 from engine.daemon.job import Job
 from engine.daemon.presence import Announcer
-from engine.device import images
-from producers import leave, post, site
+from producers import leave, post, roster, site
 from producers.follow import Follow
 from producers.pace import Peer
 from producers.retain import Retain, steady
@@ -27,7 +26,7 @@ from schemas import control, topics
 from schemas.identity import Volume
 
 log = logging.getLogger("vmferry.daemon")
-_BLOCK_SIZE = 64 << 10
+_GONE = "not in the config any more: its volume stays as it was"
 
 
 @dataclass(slots=True)
@@ -45,8 +44,9 @@ class Served:
         self.job = Job(self.config.name, self.record.stream if self.record else "", self._work)
 
     async def _work(self, job: Job) -> None:
-        if self.record is None:
-            self.record = await self.daemon.record_of(self.config)
+        first = self.record is None
+        self.record = await self.daemon.record_of(self.config, self.record)
+        if first:
             job.stream = self.record.stream
             self.daemon.announcer.news(self.record.identity)
         self.asked = wishes.load(self.daemon.where.source(self.record.stream))
@@ -57,7 +57,8 @@ class Served:
         asked = self.config
         options = site.Options(
             log_quota=asked.log_quota, force_share=asked.force_share, secret_file=asked.secret_file,
-            ship=post.beside(asked.cap), reach=lease_of(self.daemon.bus),
+            given_up=frozenset(name for name, path in asked.disks if not path), ship=post.beside(asked.cap),
+            reach=lease_of(self.daemon.bus),
         )  # fmt: skip
         async with site.open_source(self.daemon.where, self.record, frozenset(), options) as opened:
             self.record = opened.stream
@@ -90,8 +91,8 @@ class Served:
         asked, job = self.config, self.job
         found: Answer = {
             "stream": self.record.stream if self.record else "", "label": asked.name, "site": common.site,
-            "disk": asked.disk, "state": job.state, "why": job.why, "since": job.since, "restarts": job.restarts,
-            "every": asked.every,
+            "disk": asked.disk, "disks": self._disks(), "state": job.state, "why": job.why, "since": job.since,
+            "restarts": job.restarts, "every": asked.every,
         }  # fmt: skip
         follow = self.follow
         if follow is None:
@@ -114,6 +115,19 @@ class Served:
                 for peer in (shipper.peers.get(one) or Peer(one) for one in shipper.state.peers)
             ],
         }  # fmt: skip
+
+    def _disks(self) -> list[Answer]:
+        """Each disk by its number; one that is not read any more has no path, and `gone` says what that means."""
+        sizes = [one.size for one in self.follow.site.volumes()] if self.follow is not None else []
+        if self.record is None:
+            return [{"name": name, "path": path, "size": None, "gone": ""} for name, path in self.config.disks if path]
+        return [
+            {
+                "name": one.name, "path": one.path, "size": (size := sizes[at] if at < len(sizes) else None),
+                "gone": "" if one.path else "given up: it is empty" if size == 0 else _GONE,
+            }
+            for at, one in enumerate(self.record.disks)
+        ]  # fmt: skip
 
 
 class SourceDaemon(Daemon):
@@ -142,29 +156,38 @@ class SourceDaemon(Daemon):
         served.job.start()
 
     def _known(self, one: StreamConfig) -> registry.Stream | None:
-        """The record of a stream that was served before: its UUID is its own, or that of its disk."""
+        """The record of a stream that was served before: its UUID is its own, or that of its first disk, or, under its
+        name, that of any."""
+        known = self.known.streams()
         if one.id:
-            found = next((record for record in self.known.streams() if record.stream == one.id), None)
+            found = next((record for record in known if record.stream == one.id), None)
         else:
-            found = self.known.of_source(one.disk)
+            ours = set(map(registry.place, one.paths))
+            found = self.known.of_source(one.disk) or next(
+                (each for each in known if each.label == one.name and ours & {disk.path for disk in each.disks}), None
+            )
         return replace(found, label=one.name) if found is not None else None
 
-    async def record_of(self, one: StreamConfig) -> registry.Stream:
-        """The record of a stream, made once.  Raises NotFound, InUse, Usage for a disk that cannot be told, and Newer
-        where a record that we cannot read may be its own."""
+    async def record_of(self, one: StreamConfig, known: registry.Stream | None) -> registry.Stream:
+        """The record of a stream, made once, with its disks as the config has them now.
+
+        Raises NotFound, InUse, Usage for a disk that cannot be told, and Newer where a record that we cannot read may
+        be its own.
+        """
+        if known is not None:
+            return replace(known, disks=await roster.disks(one, known.disks))
         for name, newer in self.newer.items():
             if one.id in ("", name):
                 raise newer
-        found = await images.describe(one.disk, format=one.format or None)
+        disks = await roster.disks(one, ())
         common = self.common
-        disk = registry.Disk("vda", registry.place(one.disk), one.format or found.format, one.block_size or _BLOCK_SIZE)
         identity = one.id or str(uuid.uuid4())
         if not one.id:
             log.info(
                 'it is stream %s now; id = "%s" in its entry keeps it that if this state is lost', identity, identity
             )
         return registry.Stream(
-            identity, one.name, common.bus, (disk,), site=common.site, prefix=common.prefix, config=str(common.file)
+            identity, one.name, common.bus, disks, site=common.site, prefix=common.prefix, config=str(common.file)
         )
 
     async def changed(self, now: Config) -> None:
@@ -201,7 +224,7 @@ class SourceDaemon(Daemon):
         found = [
             one
             for one in self.served.values()
-            if name in (one.config.name, one.config.disk)
+            if name in (one.config.name, *one.config.paths)
             or (one.record is not None and len(name) > 3 and one.record.stream.startswith(name))
         ]
         if len(found) != 1:
@@ -240,7 +263,7 @@ class SourceDaemon(Daemon):
         name, replica = text(asked, "stream"), str(asked.get("replica") or "")
         if replica:
             return self._forget_replica(self.find(name), replica)
-        if any(name in (one.config.name, one.config.disk) for one in self.served.values()):
+        if any(name in (one.config.name, *one.config.paths) for one in self.served.values()):
             one = self.find(name)
             raise errors.Usage(
                 f"{one.config.name} stands at {one.config.where}: take it out of there and `systemctl reload"

@@ -13,6 +13,7 @@ from typing import TypeVar
 
 from engine import linux, ports
 from engine.device.raw import RawDevice
+from producers.absent import Absent
 from producers.source import Unhinted
 from schemas.extent import Extent
 from schemas.identity import Cut, Volume
@@ -93,7 +94,10 @@ class Watched:
 
 @dataclass(frozen=True, slots=True)
 class Image:
-    """One disk of the source: its volume's name and block size, its file, and the opened device."""
+    """One disk of the source: its volume's name and block size, its file, and the opened device.
+
+    An Absent one has no file, and its device is not looked at.
+    """
 
     name: str
     block_size: int
@@ -115,10 +119,18 @@ class ImageSource(Unhinted):
     ) -> None:  # fmt: skip
         self.told = told or Pass()
         self._images = images
+        self._there = [image for image in images if not isinstance(image.device, Absent)]
         self._shared = shared
         self._offload = offload
         self._seen: list[Seen] = []
-        self.devices: Sequence[ports.BlockDevice] = [Watched(image.device, self.told) for image in images]
+        self.devices: Sequence[ports.BlockDevice] = [
+            image.device if isinstance(image.device, Absent) else Watched(image.device, self.told) for image in images
+        ]
+
+    @property
+    def absent(self) -> list[Absent]:
+        """The disks that are not read."""
+        return [image.device for image in self._images if isinstance(image.device, Absent)]
 
     async def begin(self, cut: bool = True) -> tuple[Volume, ...]:
         """As Source.begin.  Raises InUse, naming who has an image open to write."""
@@ -126,7 +138,7 @@ class ImageSource(Unhinted):
             if isinstance(image.device, RawDevice):
                 await image.device.guard()
         await self._settled_clock()
-        self._seen = [await self._offload(_state, image.path) for image in self._images]
+        self._seen = await self._states()
         return tuple(Volume(image.name, image.device.size, image.block_size) for image in self._images)
 
     async def _settled_clock(self) -> None:
@@ -135,7 +147,7 @@ class ImageSource(Unhinted):
         Somebody who never stops writing is not waited for: the pass sees what he does.
         """
         for _ in range(_CLOCK_WAITS):
-            age = time.time() - await self._offload(_newest, [image.path for image in self._images])
+            age = time.time() - await self._offload(_newest, [image.path for image in self._there])
             if not 0 <= age < _CLOCK_STEP:  # a stamp of the future changes with the next write, too
                 return
             await asyncio.sleep(_CLOCK_STEP - age)
@@ -144,13 +156,15 @@ class ImageSource(Unhinted):
         """CRASH when nothing has changed since `begin`: what a powered-off machine's disk is; else NONE."""
         if self._shared:
             return Cut.NONE
-        now = [await self._offload(_state, image.path) for image in self._images]
-        return Cut.CRASH if now == self._seen else Cut.NONE
+        return Cut.CRASH if await self._states() == self._seen else Cut.NONE
 
     async def same(self) -> bool:
         """Whether it is seen that nothing has changed since the pass before, by the signs of `cut`: do not read it."""
-        now = [await self._offload(_state, image.path) for image in self._images]
+        now = await self._states()
         return not self._shared and now == self._seen and all(now)
+
+    async def _states(self) -> list[Seen]:
+        return [await self._offload(_state, image.path) for image in self._there]
 
     async def end(self) -> None:
         for image in self._images:

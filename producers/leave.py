@@ -20,7 +20,7 @@ async def forget(where: places.Places, stream: registry.Stream, bus: SharedBus, 
     hold = places.Hold(directory, f"the source of stream {stream.label}") if directory.exists() else None
     try:
         found = [
-            Stays("disk", ", ".join(disk.path for disk in stream.disks), None, ours=False),
+            Stays("disk", ", ".join(disk.path for disk in stream.disks if disk.path), None, ours=False),
             Stays("topic", f"{topic} on {stream.bus}", None),
             Stays("state", str(directory), quotas.used(directory)),
         ]

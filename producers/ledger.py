@@ -71,16 +71,23 @@ class Ledger:
         await self.follow(volumes)
 
     async def follow(self, volumes: tuple[Volume, ...]) -> None:
-        """Follow the sizes of the source, in place, which only makes blocks unsure.
+        """Follow the sizes of the source, in place, which only makes blocks unsure.  New volumes stand at the end.
 
         The block at the edge is marked first, durably.  A smaller size is stored before the map shrinks, a larger one
         after it grew: whatever a crash leaves, the map read with the stored size knows no block that it should not.
+        Raises Usage where a volume is not in its place: its number is what all events call it by.
         """
-        if len(volumes) != len(self.state.volumes):
-            raise errors.Usage(f"stream {self.state.label} has {len(self.state.volumes)} volumes, not {len(volumes)}")
+        ours = [one.name for one in self.state.volumes]
+        if [one.name for one in volumes[: len(ours)]] != ours:
+            names = ", ".join(one.name for one in volumes)
+            raise errors.Usage(
+                f"stream {self.state.label} has the volumes {', '.join(ours)}, in this order; not {names}"
+            )
         if volumes == self.state.volumes:
             return
         await self.settle()
+        if len(volumes) > len(ours):
+            self._add(volumes[len(ours) :])
         both = list(zip(self.map.volumes, volumes, strict=True))
         for one, volume in both:
             if one.volume.size != volume.size:
@@ -92,6 +99,16 @@ class Ledger:
                 one.resize(volume.size)
                 await self._offload(one.sync)
         self.keep(volumes=volumes)
+
+    def _add(self, volumes: tuple[Volume, ...]) -> None:
+        """Count volumes, each of no bytes at first.  As it grows, every byte of it differs from every cut: until all of
+        it has travelled, no replica takes an epoch for a whole one."""
+        empty = tuple(replace(one, size=0) for one in volumes)
+        # Made of no bytes, the map cuts off what an addition that was not counted has left.  A crash before `keep`: the
+        # files are there, and nobody's.
+        self.map = self._make_map(self.state.volumes + empty)
+        self.map.sync()
+        self.keep(volumes=self.state.volumes + empty)
 
     async def stage(self, staged: Staged) -> None:
         """Durable before the seal is anywhere: whatever seal is found in the log, what it changes is known."""

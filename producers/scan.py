@@ -12,6 +12,7 @@ from dataclasses import dataclass
 
 from engine import digest, ports
 from engine.store.blockmap import ZERO_PRINT, VolumeMap
+from producers.absent import Absent
 from schemas import extent
 from schemas.extent import Ranges
 
@@ -104,6 +105,8 @@ class Scan:
         zeros: _OfZeros,
     ) -> AsyncGenerator[Found, None]:
         """Windows of `wanted` in order, `_AHEAD` of them under way at any time."""
+        if isinstance(self._device, Absent):
+            return
         size = self._map.volume.block_size
         span = max(_SPAN // size, 1) * size
         waiting: deque[asyncio.Task[list[Found]]] = deque()

@@ -16,8 +16,10 @@ from engine.device import images
 from engine.device.nbd import NbdDevice
 from engine.pool import Pool
 from engine.store.file import OsFile
+from engine.store.sources import SourceState
 from engine.store.stage import Stage
 from producers import post, ship, state
+from producers.absent import Absent
 from producers.image import Image, ImageSource
 from producers.pace import Limiter
 from schemas import topics
@@ -36,6 +38,8 @@ class Options:
     log_quota: int | None = None
     force_share: bool = False
     secret_file: str = ""
+    given_up: frozenset[str] = frozenset()
+    "Volumes that are to hold no bytes any more: of a disk that is not there, and never will be."
     ship: post.Settings = field(default_factory=post.Settings)
     reach: Callable[[registry.Stream, int | None], Awaitable[ports.Bus]] = reach
     "How to get to the bus: a daemon has one connection for all its streams."
@@ -104,8 +108,11 @@ async def open_source(
             write_rate(directory, options.rate)
         store = state.open_store(directory, stream, notes)
         stack.callback(store.close)
+        _refuse_unknown(stream, store.load(), options)
         stream = replace(stream, begun=True, disks=tuple(map(registry.identified, stream.disks)))
         shipper, limiter = await _shipper(stack, directory, stream, source, store, expect, options, pool)
+        for image in source.absent:
+            image.know(lambda: (shipper.state.volumes, shipper.map))
         # Only now: a bus that was never reached is not remembered.
         registry.Registry(where).save(stream)
         # First of all on the way out: what still runs in threads ends before any file is closed.
@@ -141,7 +148,11 @@ async def _open_images(
     """The images, guarded against writers; or beside one, and the sentences that say so."""
     opened: list[Image] = []
     notes: list[str] = []
-    for disk in stream.disks:
+    for index, disk in enumerate(stream.disks):
+        if not disk.path:
+            absent = Absent(disk.name, index, disk.name in options.given_up)
+            opened.append(Image(disk.name, disk.block_size, "", absent))
+            continue
         try:
             device = await _open(disk, options, False, pool)
         except errors.InUse as why:
@@ -152,6 +163,18 @@ async def _open_images(
         stack.push_async_callback(device.close)
         opened.append(Image(disk.name, disk.block_size, disk.path, device))
     return ImageSource(opened, bool(notes), pool), notes
+
+
+def _refuse_unknown(stream: registry.Stream, now: SourceState, options: Options) -> None:
+    """Of a disk that is not read the map is all there is.  Raises Usage where that is lost."""
+    known = {one.name for one in now.volumes if not now.rebuilding}
+    gone = [one.name for one in stream.disks if not one.path and one.name not in known | options.given_up]
+    if gone:
+        raise errors.Usage(
+            f"stream {stream.label}: its state was lost, or is an older one, and {', '.join(gone)}, which its config"
+            f' has no more, can be told by nothing else: put it back, or write {gone[0]} = "" among its disks: then'
+            " its replica is emptied"
+        )
 
 
 async def _open(disk: registry.Disk, options: Options, force_share: bool, pool: Pool) -> ports.BlockDevice:

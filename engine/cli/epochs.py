@@ -28,7 +28,8 @@ def said(where: places.Places, stream: Stream, replica: Replica, limit: int) -> 
     epochs = [{**kept.position(one.position), "undo_bytes": state.undo_end - one.end} for one in found]
     return {
         "event": "end", "ok": True, "stream": stream.stream, "label": stream.label, "target": replica.disks[0].path,
-        "held": replica.held or state.held, "position": kept.position(state.position), "kept": len(epochs),
+        "disks": kept.disks(replica, state.position), "held": replica.held or state.held,
+        "position": kept.position(state.position), "kept": len(epochs),
         "epochs": epochs[-limit:] if limit else epochs, "replica": replica.replica,
         **lapses.said(asyncio.run(lapses.of(replica, stream.identity))),
     }  # fmt: skip
@@ -37,7 +38,8 @@ def said(where: places.Places, stream: Stream, replica: Replica, limit: int) -> 
 def lines(said: dict[str, Any]) -> list[str]:
     """The same as a table."""
     head = f"{'epoch':>7}  {'cut':<11}  {'instant':<29}  {'missing':>8}  {'to undo':>8}  root"
-    found = [f"{said['label']}: {said['target']} keeps {kept.counted(said['kept'], 'epoch')}", head]
+    found = [f"{said['label']}: {said['target']} keeps {kept.counted(said['kept'], 'epoch')}"]
+    found += [*kept.further(said), head]
     found += [_line(one) for one in said["epochs"]]
     if said["epochs"]:
         found.append(f"go back with `vmferry target rewind {said['label']} --to EPOCH`")

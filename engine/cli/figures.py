@@ -6,6 +6,7 @@ import os
 import time
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from engine import errors, places, quotas, registry
 from engine.cli.hop import Facts, slow
@@ -55,7 +56,7 @@ class SourceSide:
 class ReplicaSide:
     """One replica.  `usable` and `proved` are the last such positions that are kept; `rpo` in seconds."""
 
-    path: str
+    paths: dict[str, str]
     replica: str
     directory: str
     process: int | None
@@ -70,6 +71,20 @@ class ReplicaSide:
     written: bool | None
     slow: tuple[str, str]
     undo: Store
+
+    @property
+    def path(self) -> str:
+        """Its first image, which it is known by."""
+        return next(iter(self.paths.values()))
+
+    @property
+    def disks(self) -> list[dict[str, Any]]:
+        """Every disk, as a command tells of it."""
+        sizes = [volume.size for volume in self.position.volumes]
+        return [
+            {"name": name, "path": path, "size": sizes[number] if number < len(sizes) else None}
+            for number, (name, path) in enumerate(self.paths.items())
+        ]
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,7 +111,7 @@ async def stream(where: places.Places, record: registry.Stream, replicas: list[r
 
 def _source(where: places.Places, record: registry.Stream) -> SourceSide:
     directory = where.source(record.stream)
-    paths = tuple(disk.path for disk in record.disks)
+    paths = tuple(disk.path for disk in record.disks if disk.path)
     state, damaged = None, ""
     try:
         state = peek.source(directory / _STATE) if record.begun else None
@@ -121,7 +136,7 @@ async def _replica(
         at.epoch, process is not None, at.missing, waiting.epochs, waiting.size, waiting.more,
     )  # fmt: skip
     return ReplicaSide(
-        record.disks[0].path, record.replica, str(directory), process, damaged, held, at, usable,
+        record.paths, record.replica, str(directory), process, damaged, held, at, usable,
         next((one for one in reversed(positions) if one.roots and one.complete), None), waiting,
         _rpo(usable, at, written), _lag(waiting, at), written, slow(facts),
         _store("undo", directory / "undo", quotas.kept(directory, quotas.UNDO)),

@@ -24,6 +24,32 @@ def size(where: places.Places, replica: Replica) -> int:
     return sum(volume.size for volume in state.position.volumes)
 
 
+def disks(replica: Replica, at: Position | None) -> list[dict[str, Any]]:
+    """Every disk of a replica by its number; its size is None before the replica holds it."""
+    sizes = [volume.size for volume in at.volumes] if at is not None else []
+    return [
+        {"name": disk.name, "path": disk.path, "size": sizes[number] if number < len(sizes) else None}
+        for number, disk in enumerate(replica.disks)
+    ]
+
+
+def _places(replica: Replica) -> list[dict[str, Any]]:
+    return [{"name": disk.name, "path": disk.path} for disk in replica.disks]
+
+
+def further(said: dict[str, Any]) -> list[str]:
+    """A line for each disk of what is said, the first one included, where there are several."""
+    several = said.get("disks", ())
+    return [f"{one['name']:<10} {_disk(one)}" for one in several] if len(several) > 1 else []
+
+
+def _disk(one: dict[str, Any]) -> str:
+    where = one["path"] or one.get("gone", "")
+    if "size" not in one:
+        return str(where)
+    return f"{where}: not held yet" if one["size"] is None else f"{where}, {units.shown(one['size'])}"
+
+
 def position(at: Position) -> dict[str, Any]:
     """Where a replica is."""
     return {
@@ -47,15 +73,16 @@ def held(replica: Replica, done: Any) -> dict[str, Any]:
     """What release, rewind and resume came to."""
     return {
         "event": "end", "ok": True, "stream": replica.stream, "target": replica.disks[0].path,
-        "held": done.state.held, "recovered": done.recovered, "note": done.note, **position(done.state.position),
+        "disks": disks(replica, done.state.position), "held": done.state.held, "recovered": done.recovered,
+        "note": done.note, **position(done.state.position),
     }  # fmt: skip
 
 
 def moved(stream: Stream, done: Any) -> dict[str, Any]:
     """What move came to."""
     return {
-        "stream": stream.stream, "label": stream.label, "target": done.record.disks[0].path, "old": done.old,
-        "copied": done.copied,
+        "stream": stream.stream, "label": stream.label, "target": done.new, "old": done.old, "disk": done.disk,
+        "disks": _places(done.record), "copied": done.copied,
     }  # fmt: skip
 
 
@@ -79,6 +106,7 @@ def recovered_lines(said: dict[str, Any]) -> list[str]:
     if said["held"] == "released":
         return [f"{said['target']}: {said['note']}"]
     lines = [f"replica    {said['target']}", f"now at     {at_epoch(said)}"]
+    lines[1:1] = further(said)
     if said["note"]:
         lines.insert(1, f"found      {said['note']}")
     lines.insert(
@@ -90,7 +118,7 @@ def recovered_lines(said: dict[str, Any]) -> list[str]:
 
 def released_lines(said: dict[str, Any], name: str) -> list[str]:
     """A released replica."""
-    lines = [f"released   {said['target']}", f"epoch      {at_epoch(said)}"]
+    lines = [f"released   {said['target']}", *further(said), f"epoch      {at_epoch(said)}"]
     lines += [f"root       {root}" for root in said["roots"]]
     if said["recovered"]:
         lines.append(f"put back   {counted(said['recovered'], 'pre-image')} of an epoch that was never settled")
@@ -104,7 +132,7 @@ def released_lines(said: dict[str, Any], name: str) -> list[str]:
 
 def rewound_lines(said: dict[str, Any], name: str) -> list[str]:
     """A rewound replica."""
-    lines = [f"rewound    {said['target']}", f"epoch      {at_epoch(said)}"]
+    lines = [f"rewound    {said['target']}", *further(said), f"epoch      {at_epoch(said)}"]
     lines += [f"root       {root}" for root in said["roots"]]
     lines += [f"note       {said['note']}"] if said["note"] else []
     return [
@@ -118,6 +146,7 @@ def resumed_lines(said: dict[str, Any]) -> list[str]:
     """A replica that goes on."""
     return [
         f"resumed    {said['target']}",
+        *further(said),
         f"epoch      {at_epoch(said)}",
         "the next `vmferry replicate` brings it to the state of its source",
     ]
@@ -127,13 +156,14 @@ def acquired(replica: Replica, done: Any) -> dict[str, Any]:
     """What acquire came to."""
     return {
         "event": "end", "ok": True, "stream": replica.stream, "target": replica.disks[0].path, "held": "",
-        "read": done.read, "dropped_epochs": done.dropped, "lost": done.lost,
+        "disks": _places(replica), "read": done.read, "dropped_epochs": done.dropped, "lost": done.lost,
     }  # fmt: skip
 
 
 def acquired_lines(said: dict[str, Any]) -> list[str]:
     """The same in sentences."""
-    lines = [f"acquired   {said['target']}", f"read       {units.shown(said['read'])} for its digests"]
+    lines = [f"acquired   {said['target']}", *further(said)]
+    lines.append(f"read       {units.shown(said['read'])} for its digests")
     if said["lost"]:
         lines.append(f"lost       {said['lost']}: its state is begun anew")
     lines.append(f"dropped    {_dropped(said['dropped_epochs'])}")
@@ -148,13 +178,15 @@ def verified(stream: Stream, replica: Replica, done: Any) -> dict[str, Any]:
     """What verify found."""
     return {
         "ok": done.equal, "stream": stream.stream, "label": stream.label, "target": replica.disks[0].path,
+        "disks": disks(replica, done.state.position),
         "held": done.state.held, **position(done.state.position), "bad_blocks": done.bad_blocks,
         "repaired": done.repaired, "dropped_epochs": done.dropped,
         "volumes": [
             {
-                "name": one.volume, "size": one.size, "blocks": one.blocks, "block_size": one.block_size,
-                "read": one.read, "unproved_blocks": one.unclaimed, "bad_blocks": one.bad_blocks,
-                "bad_bytes": one.bad_bytes(), "root": one.root.hex(), "sha256": one.sha256,
+                "name": one.volume, "path": replica.paths.get(one.volume, ""), "size": one.size, "blocks": one.blocks,
+                "block_size": one.block_size, "read": one.read, "unproved_blocks": one.unclaimed,
+                "bad_blocks": one.bad_blocks, "bad_bytes": one.bad_bytes(), "root": one.root.hex(),
+                "sha256": one.sha256,
             }
             for one in done.findings
         ],
@@ -165,9 +197,10 @@ def verified_lines(said: dict[str, Any]) -> list[str]:
     """The same in sentences."""
     lines = [f"replica    {said['target']} at {at_epoch(said)}"]
     for one in said["volumes"]:
+        equal = one["blocks"] - one["bad_blocks"] - one["unproved_blocks"]
         lines.append(
-            f"{one['name']:<10} {units.shown(one['size'])}: read {units.shown(one['read'])} of data, the rest is holes;"
-            f" {one['blocks'] - one['bad_blocks'] - one['unproved_blocks']:,} of {one['blocks']:,} blocks are equal"
+            f"{one['name']:<10} {_where(said, one)}{units.shown(one['size'])}: read {units.shown(one['read'])} of data,"
+            f" the rest is holes; {equal:,} of {one['blocks']:,} blocks are equal"
         )
         if one["unproved_blocks"]:
             lines.append(f"unproved   {counted(one['unproved_blocks'], 'block')} of {one['name']}: not compared")
@@ -179,6 +212,10 @@ def verified_lines(said: dict[str, Any]) -> list[str]:
         return [*lines, "verified: every block that was proved is so on the medium; the others are for `replicate`"]
     proved = "the Merkle root that its source named" if said["roots"] else "its digests; its source named no root"
     return [*lines, f"verified: the replica, read from the medium, equals {proved}"]
+
+
+def _where(said: dict[str, Any], one: dict[str, Any]) -> str:
+    return f"{one['path']}, " if len(said["volumes"]) > 1 else ""
 
 
 def counted(number: int, what: str) -> str:

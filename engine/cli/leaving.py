@@ -23,6 +23,7 @@ def add(app: typer.Typer, target: typer.Typer) -> None:
 def move(
     stream: options.Stream,
     path: Annotated[str, typer.Argument(metavar="PATH", help="Where the replica is to lie; nothing may be there.")],
+    disk: Annotated[str, typer.Option(metavar="NAME", help="Which disk, where the stream has several.")] = "",
     format: Annotated[str, typer.Option(help="Format of the new image; else that of the old.")] = "",
     state: options.State = "",
     secret_file: options.Secret = "",
@@ -32,16 +33,18 @@ def move(
     """Move a replica: it is copied, compared with its digests from the medium, and then taken; the stream goes on."""
     with ending.told(as_json, debug):
         where = options.places_of(state)
-        said = daemons.chore(where, {"do": "move", "stream": stream, "path": path, "format": format}, as_json)
+        asked = {"do": "move", "stream": stream, "path": path, "format": format, "disk": disk}
+        said = daemons.chore(where, asked, as_json)
         if said is None:
             found, replica = choose.one(Registry(where), stream)
             # Copied, and read back.
             with Meter("moving", 2 * kept.size(where, replica), as_json) as meter:
                 mover = wings.consumers("move")
-                done = asyncio.run(mover.move(where, replica, path, meter.told, format, secret_file))
+                done = asyncio.run(mover.move(where, replica, path, meter.told, format, secret_file, disk))
             said = kept.moved(found, done)
         copied = units.shown(said["copied"])
-        told = f"{said['label']}: its replica is {said['target']} now; {copied} of data, equal to its digests"
+        which = f"{said['disk']} of its replica" if len(said["disks"]) > 1 else "its replica"
+        told = f"{said['label']}: {which} is {said['target']} now; {copied} of data, equal to its digests"
         _say(said, [told, f"the old one stays until you remove it: {said['old']}"], as_json)
 
 

@@ -6,6 +6,7 @@ from dataclasses import replace
 from typing import Any
 
 from engine import units
+from engine.cli import kept
 from engine.cli.judged import Judged
 
 Answer = dict[str, Any]
@@ -18,7 +19,7 @@ def only(said: Answer, name: str) -> Answer:
         one
         for one in said["streams"]
         if not name
-        or name in (one["label"], f"{one['site']}/{one['label']}", one.get("disk"), one.get("path"))
+        or name in (one["label"], f"{one['site']}/{one['label']}", *(disk["path"] for disk in one.get("disks", ())))
         or (len(name) > 3 and one["stream"].startswith(name))
     ]
     return {**said, "streams": wanted}
@@ -47,6 +48,7 @@ def _state(one: Answer) -> str:
 
 def _source(one: Answer) -> list[str]:
     found = [f"stream     {one['label']} ({one['stream'] or 'no UUID yet'})", f"  disk     {one['disk']}"]
+    found += [f"  {line}" for line in kept.further(one)]
     found.append(f"  state    {_state(one)}")
     if "epoch" not in one:
         return found
@@ -80,7 +82,8 @@ def _target(one: Answer) -> list[str]:
     at = f"epoch {one['epoch']}" if one["epoch"] else "no epoch yet"
     usable = "nothing usable yet" if one["usable_epoch"] is None else f"epoch {one['usable_epoch']} usable"
     proved = "none proved" if one["proved_epoch"] is None else f"epoch {one['proved_epoch']} proved"
-    found = [head, f"  replica  {one['path']}", f"  state    {_state(one)}", f"  at       {at}; {usable}, {proved}"]
+    found = [head, f"  replica  {one['path']}", *(f"  {line}" for line in kept.further(one))]
+    found += [f"  state    {_state(one)}", f"  at       {at}; {usable}, {proved}"]
     if one["rpo_seconds"] is not None:
         found.append(f"  RPO      {units.duration(one['rpo_seconds'])}, by {one['rpo_by']}")
     heard = one["source_heard_seconds"]

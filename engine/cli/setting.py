@@ -59,6 +59,10 @@ async def pair(where: places.Places, wanted: Wanted, still: bool = False) -> Pai
     new = stream is None
     if stream is None:
         stream = _stream(where, wanted, source, found.format, {one.label for one in known.streams()})
+    elif len(stream.disks) > 1:
+        raise errors.Usage(
+            f"{source} is a disk of stream {stream.label}, which has several: the daemons replicate those"
+        )
     else:
         stream = _again(stream, wanted)
     return Pair(stream, _replica(known, wanted, stream, target), (found.size,), new)

@@ -27,19 +27,27 @@ def _stream(one: StreamSide) -> dict[str, Any]:
     return {
         "stream": one.record.stream, "label": one.record.label, "bus": one.record.bus, "encrypted": False,
         "source": {
-            "paths": list(source.paths), "epoch": state.epoch if state else None, "damaged": source.damaged,
-            "process": source.process,
+            "paths": list(source.paths), "disks": _source_disks(one), "epoch": state.epoch if state else None,
+            "damaged": source.damaged, "process": source.process,
         },
         "replicas": [_replica(side) for side in one.replicas],
         "stores": [_store(store) for store in one.stores],
     }  # fmt: skip
 
 
+def _source_disks(one: StreamSide) -> list[dict[str, Any]]:
+    sizes = [volume.size for volume in one.source.state.volumes] if one.source.state else []
+    return [
+        {"name": disk.name, "path": disk.path, "size": sizes[number] if number < len(sizes) else None}
+        for number, disk in enumerate(one.record.disks)
+    ]
+
+
 def _replica(side: ReplicaSide) -> dict[str, Any]:
     waiting = side.waiting
     return {
-        "path": side.path, "replica": side.replica, "directory": side.directory, "process": side.process,
-        "held": side.held, "damaged": side.damaged, **kept.position(side.position),
+        "path": side.path, "disks": side.disks, "replica": side.replica, "directory": side.directory,
+        "process": side.process, "held": side.held, "damaged": side.damaged, **kept.position(side.position),
         "usable_epoch": side.usable.epoch if side.usable else None,
         "proved_epoch": side.proved.epoch if side.proved else None,
         "proved_instant": when(side.proved.instant) if side.proved else None,
@@ -67,7 +75,7 @@ def warnings(one: StreamSide) -> list[str]:
             f"{one.record.label}: the state of its source cannot be read ({one.source.damaged}): the next `vmferry"
             " replicate` reads the source to compare digests, and only what differs travels"
         )
-    moves = [leftover.words(Path(side.directory), side.path, one.record.label) for side in one.replicas]
+    moves = [leftover.words(Path(side.directory), side.paths, one.record.label) for side in one.replicas]
     found += [f"{one.record.label}: {words}" for words in moves if words]
     found += [
         f"{one.record.label}: the state of {side.path} cannot be read ({side.damaged}): the next `vmferry replicate`"
@@ -117,6 +125,7 @@ def _replica_lines(side: ReplicaSide) -> list[str]:
     hop, words = side.slow
     found = [
         f"replica    {side.path}: {_process(side.process, 'applies')}{f', held: {side.held}' if side.held else ''}",
+        *(f"  {line}" for line in kept.further({"disks": side.disks})),
         f"  at       {_at(side)}",
         f"  proved   {_proved(side.proved)}",
         f"  RPO      {_rpo(side)}",

@@ -13,6 +13,8 @@ from typing import Any
 from engine import errors, units
 from engine.bus import security
 from engine.bus.security import PLAIN, Security
+from engine.daemon import disks
+from engine.daemon.disks import Disks
 from engine.daemon.toml import Convert, Misset, Reader, Source, read, spelled
 from schemas import errors as schema_errors
 from schemas import topics
@@ -41,13 +43,14 @@ class Common:
 
 @dataclass(frozen=True, slots=True)
 class StreamConfig:
-    """One disk that is a stream.  `id`: a VM's own UUID; empty: made once.  `keep` seconds, `cap` bytes of its log.
+    """Disks that are one stream.  `id`: a VM's own UUID; empty: made once.  `keep` seconds, `cap` bytes of its log.
 
-    One that stands on another line now is the same.
+    `disks` are (volume, path), in the order in which a new stream has them; without a path the volume is given up.  One
+    that stands on another line now is the same.
     """
 
     name: str
-    disk: str
+    disks: Disks
     id: str = ""
     format: str = ""
     secret_file: str = ""
@@ -59,6 +62,16 @@ class StreamConfig:
     log_quota: int | None = None
     force_share: bool = False
     where: str = field(default="", compare=False)
+
+    @property
+    def disk(self) -> str:
+        """The first disk, which a stream without an `id` is known by."""
+        return next((path for _, path in self.disks if path), "")
+
+    @property
+    def paths(self) -> tuple[str, ...]:
+        """The disks that are read."""
+        return tuple(path for _, path in self.disks if path)
 
 
 @dataclass(frozen=True, slots=True)
@@ -167,7 +180,7 @@ def _streams(
     found: dict[str, StreamConfig] = {}
     seen: dict[str, str] = {}
     troubled: dict[str, None] = {}
-    disks: dict[str, str] = {}
+    taken: dict[str, str] = {}
     for source in sources:
         _only(source, "streams", sources[0], problems)
         for name, table in _items(source, "streams", problems):
@@ -177,20 +190,21 @@ def _streams(
             if not isinstance(table, dict):
                 reader.wrong(place, "a table is wanted: [streams.NAME]")
             else:
-                values = {**defaults, **reader.table(place, table, _OF_STREAM, ("disk",))}
+                values = {**defaults, **reader.table(place, table, _OF_STREAM)}
+                disks.take(reader, place, table, values)
                 one = None if reader.problems else StreamConfig(name, where=where, **values)
             if not name.strip() or len(name) > 200:
                 reader.wrong(place, "a name of 1 to 200 characters is wanted")
             if name in seen:
                 reader.wrong(place, f"it stands at {seen[name]} as well: give one of them another name")
-            elif one is not None and (real := os.path.realpath(one.disk)) in disks:
-                reader.wrong((*place, "disk"), f"{one.disk} is the disk of {disks[real]} as well")
+            elif one is not None:
+                disks.shared(reader, (*place, "disks" if "disks" in table else "disk"), one.disks, taken)
             seen.setdefault(name, where)
             problems += reader.problems
             if reader.problems or one is None:
                 troubled[name] = None
                 continue
-            disks[os.path.realpath(one.disk)] = where
+            taken |= dict.fromkeys(map(os.path.realpath, one.paths), where)
             found[name] = one
     return tuple(one for one in found.values() if one.name not in troubled), tuple(troubled)
 
@@ -316,6 +330,10 @@ def _disk(value: Any) -> str:
     return str(value)
 
 
+def _disks(value: Any) -> Disks:
+    return disks.parse(_table(value), _disk)
+
+
 def _uuid(value: Any) -> str:
     try:
         return str(uuid.UUID(_text(value)))
@@ -330,23 +348,23 @@ def _block_size(value: Any) -> int:
     return found
 
 
-_FIELDS = ("site", "name", "id")
+_FIELDS = ("site", "name", "id", "disk")
 
 
 def _pattern(value: Any) -> str:
-    """A path with {site}, {name} and {id} in it."""
+    """A path with {site}, {name}, {id} and {disk} in it."""
     text = _disk(value)
     named = re.findall(r"\{([^{}]*)\}", text)
     if unknown := [one for one in named if one not in _FIELDS]:
-        raise errors.Usage(f"{{{unknown[0]}}} is not known in a path; {{site}}, {{name}} and {{id}} are")
+        raise errors.Usage(f"{{{unknown[0]}}} is not known in a path; {{site}}, {{name}}, {{id}}, {{disk}} are")
     if not {"name", "id"} & set(named):
         raise errors.Usage(f"{value!r} has neither {{name}} nor {{id}}: every stream would have the same replica")
     return text
 
 
 _OF_STREAM |= {
-    "disk": _disk, "id": _uuid, "format": _text, "secret_file": _disk, "block_size": _block_size, "every": _every,
-    "rate": _rate, "keep": _seconds, "cap": _size, "log_quota": _size, "force_share": _flag,
+    "disk": _disk, "disks": _disks, "id": _uuid, "format": _text, "secret_file": _disk, "block_size": _block_size,
+    "every": _every, "rate": _rate, "keep": _seconds, "cap": _size, "log_quota": _size, "force_share": _flag,
 }  # fmt: skip
 _OF_RULE |= {
     "streams": _text, "path": _pattern, "format": _text, "secret_file": _disk, "quota": _size, "undo_quota": _size,

@@ -83,6 +83,17 @@ class VolumeMap:
             self.known.put(first, self.volume.blocks - first, True)
             self.unsure.put(first, self.volume.blocks - first, True)
 
+    def travelled(self) -> bool:
+        """Whether every block, as long as it is now, was once in a sealed epoch."""
+        if self.known.count < self.volume.blocks:
+            return False
+        for start, end in self.unsure.set_runs(0, self.volume.blocks):  # who differs from every cut is unsure, too
+            for at in range(start, end, _STEP):
+                prints = self.prints(at, min(_STEP, end - at))
+                if NO_PRINT in prints and any(prints[n : n + 16] == NO_PRINT for n in range(0, len(prints), 16)):
+                    return False
+        return True
+
     def put(self, first: int, prints: bytes, digests: bytes, sure: bool) -> None:
         """What these blocks hold, in place."""
         count = len(prints) // 16

@@ -8,6 +8,7 @@ from dataclasses import replace
 from typing import Any
 from unittest import mock
 
+from engine.store.blockmap import VolumeMap
 from producers import handshake, lease
 from producers.anchor import Anchor
 from producers.ledger import Ledger
@@ -17,6 +18,7 @@ from producers.scan import Scan, Zeros
 from producers.ship import Shipper
 from producers.start import Start
 from schemas import events, receipts
+from schemas.identity import Volume
 from tests.support.sim.guest import LiveSource
 from tests.support.sim.planting import bug, put
 
@@ -80,6 +82,32 @@ def stage_void_though_counted(stack: ExitStack) -> None:
             await real(self, seen, volumes)
 
     put(stack, Ledger, "take_up", take_up)
+
+
+@bug(plugs=0.3, crashes=0.2)
+def a_new_disk_differs_from_no_cut(stack: ExitStack) -> None:
+    """What is unsure only, as in a first baseline: a replica that was whole takes itself for whole without it."""
+    real = VolumeMap.resize
+
+    def resize(self: VolumeMap, size: int) -> None:
+        new = self.volume.size == 0
+        real(self, size)
+        if new:
+            self.baseline()
+
+    put(stack, VolumeMap, "resize", resize)
+
+
+@bug(plugs=0.3)
+def a_new_disk_counted_with_the_map_of_nothing(stack: ExitStack) -> None:
+    """Its size is stored with it, before its map says that all of it has to travel."""
+
+    def add(self: Ledger, volumes: tuple[Volume, ...]) -> None:
+        self.map = self._make_map(self.state.volumes + volumes)
+        self.map.sync()
+        self.keep(volumes=self.state.volumes + volumes)
+
+    put(stack, Ledger, "_add", add)
 
 
 @bug(roots=False)

@@ -27,7 +27,7 @@ class Guest:
 
     def __init__(self, plan: Plan, chance: random.Random) -> None:
         self._plan, self._chance = plan, chance
-        self.disks = [MemoryDevice(chance.randrange(1, plan.blocks * BLOCK), SECTOR) for _ in range(plan.volumes)]
+        self.disks = [self._disk() for _ in range(plan.volumes)]
         self.changes = 0
         self.points: dict[str, list[Ranges]] = {}
         "What was written to each disk since a checkpoint was made; a revert writes behind their backs."
@@ -35,6 +35,15 @@ class Guest:
         self._machines = random.Random(self.key()[0])
         self.machine = self._another_machine()
         self._snapshot = self.key(), self.machine, self.mark
+
+    def _disk(self) -> MemoryDevice:
+        return MemoryDevice(self._chance.randrange(1, self._plan.blocks * BLOCK), SECTOR)
+
+    async def plug(self) -> None:
+        """One more disk, which somebody has written to before."""
+        self.changes += 1
+        self.disks.append(self._disk())
+        await self.disks[-1].write(0, self._chance.randbytes(self.disks[-1].size))
 
     def key(self) -> tuple[bytes, ...]:
         return tuple(disk.content() for disk in self.disks)
@@ -63,14 +72,15 @@ class Guest:
             data = bytes(length) if chance.random() < 0.3 else chance.randbytes(length)
             await disk.write(start, data)
             for point in self.points.values():
-                point[at].add(start, start + length)
+                if at < len(point):
+                    point[at].add(start, start + length)
 
     async def _revert(self) -> None:
         """Back to a snapshot: what was changed since comes to be as it was, and what ran over it is ended."""
         self.runs += 1
         contents, self.machine, mark = self._snapshot
         self.mark = mark if self._chance.random() < 0.5 else ""
-        for disk, content in zip(self.disks, contents, strict=True):
+        for disk, content in zip(self.disks, contents, strict=False):
             await disk.resize(len(content))
             await disk.write(0, content)
 
@@ -79,15 +89,15 @@ class GuestSource(Unhinted):
     """The guest as a producer reads it: powered off now and then, and sometimes not at the right time."""
 
     def __init__(self, guest: Guest, oracle: Oracle, process: Process) -> None:
-        self._guest, self._oracle = guest, oracle
-        self.devices: Sequence[ports.BlockDevice] = [
-            SimDevice(disk, process, Faults(process.chance)) for disk in guest.disks
-        ]
+        self._guest, self._oracle, self._process = guest, oracle, process
+        self.devices: list[ports.BlockDevice] = []
         self._began = 0
         self.machine: events.Defined | None = guest.machine
 
     async def begin(self, cut: bool = True) -> tuple[Volume, ...]:
         self._began = self._guest.changes
+        for disk in self._guest.disks[len(self.devices) :]:
+            self.devices.append(SimDevice(disk, self._process, Faults(self._process.chance)))
         self.machine = self._guest.machine
         self._oracle.cuts.add((self._guest.key(), self.machine))
         return tuple(Volume(f"vd{at}", disk.size, BLOCK) for at, disk in enumerate(self._guest.disks))

@@ -21,6 +21,8 @@ class Plan:
     duplicates: float = 0.1
     rewinds: float = 0.1
     resizes: float = 0.1
+    plugs: float = 0.05
+    "How often the guest is given one more disk, of which it has two more at most."
     restores: float = 0.05
     lost_stores: float = 0.03
     drop: float = 0.0
@@ -49,8 +51,9 @@ class Plan:
             roots=chance.random() < 0.5, replicas=some([1, 1, 2]), volumes=some([1, 2]), ticks=some([6, 10, 16]),
             crashes=some([0.2, 0.6, 0.9]), power=some([0.0, 0.5, 1.0]), zombies=some([0.0, 0.2]),
             lost_tails=some([0.0, 0.2]), duplicates=some([0.0, 0.2]), rewinds=some([0.0, 0.2]),
-            resizes=some([0.0, 0.2]), restores=some([0.0, 0.1]), lost_stores=some([0.0, 0.0, 0.1]),
-            drop=some([0.0, 0.0, 0.0, 0.02]), fail_flush=some([0.0, 0.0, 0.05]), transient=some([0.0, 0.02]),
+            resizes=some([0.0, 0.2]), plugs=some([0.0, 0.1]), restores=some([0.0, 0.1]),
+            lost_stores=some([0.0, 0.0, 0.1]), drop=some([0.0, 0.0, 0.0, 0.02]),
+            fail_flush=some([0.0, 0.0, 0.05]), transient=some([0.0, 0.02]),
             quota=some([0, 0, 3000]), blocks=some([2, 10, 10]), outrun=some([0.0, 0.0, 0.8]),
             slow=some([0.02, 0.02, 0.5]), cap=some([0, 0, 300, 1200]), live=some([False, True]),
         )  # fmt: skip

@@ -10,7 +10,7 @@ import asyncio
 import copy
 import random
 from collections.abc import Coroutine
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from typing import Any
 
 from consumers.block import Target
@@ -24,7 +24,7 @@ from engine.store import replicas
 from engine.store.blockmap import BlockMap, MapFiles, VolumeMap
 from engine.store.leaves import Leaves
 from engine.store.memory import MemoryFile
-from engine.store.sources import MemorySourceStore, SourceState
+from engine.store.sources import SourceState
 from engine.store.stage import Stage
 from engine.store.undo import UndoLog
 from producers import lease
@@ -35,32 +35,14 @@ from schemas import events
 from schemas.identity import Volume
 from schemas.receipts import Position
 from tests.support.sim import guest
-from tests.support.sim.guest import BLOCK, SECTOR, AnchorDisk, Guest
+from tests.support.sim.guest import BLOCK, SECTOR, Guest
+from tests.support.sim.kept import ReplicaDisk, SourceDisk
 from tests.support.sim.oracle import Oracle, Violation
 from tests.support.sim.plan import Plan
 from tests.support.sim.process import Crash, Faults, Process, SimDevice, SimFile, SimReplicaStore, SimSourceStore
 from tests.support.sim.topic import SimLog, WatchedTopic
 
 STREAM = b"sim-stream-00001"
-
-
-@dataclass
-class SourceDisk:
-    """What survives a producer."""
-
-    files: dict[str, MemoryFile] = field(default_factory=dict)
-    store: MemorySourceStore = field(default_factory=MemorySourceStore)
-    anchor: AnchorDisk = field(default_factory=AnchorDisk)
-
-
-@dataclass
-class ReplicaDisk:
-    """What survives a replica."""
-
-    name: bytes
-    devices: list[MemoryDevice]
-    files: dict[str, MemoryFile] = field(default_factory=dict)
-    store: replicas.MemoryReplicaStore = field(default_factory=replicas.MemoryReplicaStore)
 
 
 class Runner:
@@ -117,7 +99,7 @@ class World:
         self.positions: dict[bytes, Any] = {}
 
     def _new_replica(self, at: int) -> ReplicaDisk:
-        disk = ReplicaDisk(b"replica-" + b"%08d" % at, [MemoryDevice(0, SECTOR) for _ in range(self.plan.volumes)])
+        disk = ReplicaDisk(b"replica-" + b"%08d" % at, [])
         self._new_store(disk)
         return disk
 
@@ -256,6 +238,9 @@ class World:
         for at, runner in enumerate(self.runners):
             if runner.ended():
                 disk = self.replicas[at]
+                # What its source has by now is made room for before it is opened: until then it refuses.
+                for _ in self.guest.disks[len(disk.devices) :]:
+                    disk.devices.append(MemoryDevice(0, SECTOR))
                 self._lose(disk.files, disk.devices)
                 process = self._process(self.plan.slow)
                 state = disk.store.load()
@@ -270,6 +255,8 @@ class World:
         plan, chance = self.plan, self.chance
         if chance.random() < 0.7:
             await self.guest.change()
+        if chance.random() < plan.plugs and len(self.guest.disks) < plan.volumes + 2:
+            await self.guest.plug()
         if chance.random() < plan.lost_tails:
             for topic in self.topics.values():
                 self._lose_tail(topic, 12)

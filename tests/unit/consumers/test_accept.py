@@ -99,6 +99,32 @@ def test_braces_in_a_name_are_not_filled_in_again() -> None:
     assert accept.path(rule(), said("{id}", "{name}"), STREAM) == "/r/{name}/{id}.img"
 
 
+@pytest.mark.parametrize(
+    ("pattern", "wanted"),
+    [
+        ("/r/{site}/{name}.img", ["/r/ams/web.1.img", "/r/ams/web.1-vdb.img", "/r/ams/web.1-v%2Fc.img"]),
+        ("/r/{id}/{disk}.qcow2", [f"/r/{STREAM}/{one}.qcow2" for one in ("vda", "vdb", "v%2Fc")]),
+        ("/r/{name}", ["/r/web.1", "/r/web.1-vdb", "/r/web.1-v%2Fc"]),
+        ("/r/x.{name}", ["/r/x.web.1", "/r/x.web.1-vdb", "/r/x.web.1-v%2Fc"]),
+    ],
+)
+def test_each_disk_has_a_place_of_its_own(pattern: str, wanted: list[str]) -> None:
+    volumes = tuple(Volume(name, 1, 512) for name in ("vda", "vdb", "v/c"))
+    told = Present("ams", "web.1", volumes, 1, 0, 0)
+    assert [accept.path(rule(path=pattern), told, STREAM, number) for number in range(3)] == wanted
+
+
+def test_two_disks_of_one_name_are_refused_with_their_place() -> None:
+    why = accept.refuse(rule("*", HERE), said("web", "ams", 1, 1), 0, ["/x", "/x"], known())
+    assert why == "two disks of it would lie in one place: /x, /x"
+
+
+def test_of_a_stream_that_is_here_only_what_comes_is_counted() -> None:
+    big = said("web", "ams", 3 << 30, 2 << 30)
+    assert accept.refuse(rule("*", HERE, 5 << 30), big, 3 << 30, ["/x"], known(), 1) == ""
+    assert "2 GiB more would pass" in accept.refuse(rule("*", HERE, 4 << 30), big, 3 << 30, ["/x"], known(), 1)
+
+
 def known(stream: str = "", problem: errors.FerryError | None = None) -> Registry:
     def of_target(_path: str) -> object:
         if problem is not None:
@@ -114,10 +140,10 @@ HERE = "/{site}/{name}.img"
 
 def test_a_quota_counts_all_disks_and_says_its_figures_and_its_rule() -> None:
     big = said("web", "ams", 3 << 30, 2 << 30)
-    assert accept.refuse(rule("*", HERE, 6 << 30), big, 1 << 30, "/x", known()) == ""
-    why = accept.refuse(rule("*", HERE, 6 << 30), big, (1 << 30) + 1, "/x", known())
+    assert accept.refuse(rule("*", HERE, 6 << 30), big, 1 << 30, ["/x"], known()) == ""
+    why = accept.refuse(rule("*", HERE, 6 << 30), big, (1 << 30) + 1, ["/x"], known())
     assert [part in why for part in ("5 GiB more", "quota of 6 GiB", "/etc/t.toml:3: accept.1", "1 GiB")] == [True] * 4
-    assert accept.refuse(rule("*", HERE), big, 1 << 50, "/x", known()) == ""
+    assert accept.refuse(rule("*", HERE), big, 1 << 50, ["/x"], known()) == ""
 
 
 @pytest.mark.parametrize(
@@ -131,10 +157,10 @@ def test_the_base_of_a_rule_is_what_does_not_depend_on_the_stream(pattern: str, 
 def test_a_base_that_is_not_there_is_no_directory_to_fill_and_what_follows_it_is_made(tmp_path: Path) -> None:
     ours = rule(path=f"{tmp_path}/mount/{{site}}/{{name}}/disk.img")
     where = accept.path(ours, said("a/b"), STREAM)
-    why = accept.refuse(ours, said(), 0, where, known())
+    why = accept.refuse(ours, said(), 0, [where], known())
     assert why.startswith(f"{tmp_path}/mount, where /etc/t.toml:3: accept.1 puts replicas, is not there")
     (tmp_path / "mount").mkdir()
-    assert accept.refuse(ours, said(), 0, where, known()) == ""
+    assert accept.refuse(ours, said(), 0, [where], known()) == ""
     for _ in range(2):
         accept.make_room(ours, where)
     assert where == f"{tmp_path}/mount/ams/a%2Fb/disk.img"
@@ -148,9 +174,9 @@ def test_a_directory_that_cannot_be_made_is_named(tmp_path: Path) -> None:
 
 
 def test_a_path_that_is_taken_names_who_has_it_and_both_ways_out() -> None:
-    why = accept.refuse(rule("*", HERE), said(), 0, "/x", known("that other"))
+    why = accept.refuse(rule("*", HERE), said(), 0, ["/x"], known("that other"))
     assert all(part in why for part in ("/x", "that other", "{id}", "vmferry forget", "/etc/t.toml:3"))
 
 
 def test_a_registry_that_cannot_be_read_is_a_reason_and_not_an_end() -> None:
-    assert accept.refuse(rule(), said(), 0, "/r/x", known(problem=errors.Damaged("no registry"))) == "no registry"
+    assert accept.refuse(rule(), said(), 0, ["/r/x"], known(problem=errors.Damaged("no registry"))) == "no registry"

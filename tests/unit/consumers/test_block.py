@@ -187,7 +187,7 @@ async def test_a_volume_that_is_new_claims_nothing_whatever_its_files_say() -> N
 
 async def test_another_number_of_volumes_is_refused() -> None:
     bench = Bench()
-    with pytest.raises(errors.Usage, match="the stream has 2 volumes, this target 1"):
+    with pytest.raises(errors.Usage, match="its source has 2 disks by now, this replica 1: vd1 not yet"):
         await bench.begin(64, 64)
 
 
