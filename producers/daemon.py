@@ -18,7 +18,7 @@ from engine.daemon.config import Common, Config, StreamConfig
 from engine.daemon.daemon import Answer, Daemon, Request, lease_of, text
 from engine.daemon.job import Job
 from engine.daemon.presence import Announcer
-from producers import leave, post, roster, site
+from producers import leave, machines, post, roster, site
 from producers.follow import Follow
 from producers.pace import Peer
 from producers.retain import Retain, steady
@@ -58,13 +58,13 @@ class Served:
         options = site.Options(
             log_quota=asked.log_quota, force_share=asked.force_share, secret_file=asked.secret_file,
             given_up=frozenset(name for name, path in asked.disks if not path), ship=post.beside(asked.cap),
-            reach=lease_of(self.daemon.bus),
+            machine=self.daemon.machines.captured(asked), reach=lease_of(self.daemon.bus),
         )  # fmt: skip
         async with site.open_source(self.daemon.where, self.record, frozenset(), options) as opened:
             self.record = opened.stream
             rate = self.asked.rate if self.asked.rate is not None else asked.rate
             opened.limiter.rate = rate or 0
-            opened.shipper.bound(await opened.data())
+            opened.shipper.bound(await opened.source.data())
             retain = Retain(opened.directory, asked.keep, asked.cap, self.daemon.clock)
             news = functools.partial(self.daemon.announcer.news, self.record.identity)
             self.follow = Follow(opened, asked.every, retain, self.daemon.at_once, job, news)
@@ -81,7 +81,7 @@ class Served:
         epoch, age, volumes = 0, 0.0, tuple[Volume, ...]()
         if self.follow is not None:
             shipper = self.follow.site.shipper
-            volumes = self.follow.site.volumes() or shipper.state.volumes
+            volumes = self.follow.site.source.volumes() or shipper.state.volumes
             if shipper.current is not None:
                 epoch, age = shipper.current[0], asyncio.get_running_loop().time() - shipper.current[1]
         return control.Present(common.site, self.config.name, volumes, epoch, round(age * 1000), time.time_ns())
@@ -92,7 +92,7 @@ class Served:
         found: Answer = {
             "stream": self.record.stream if self.record else "", "label": asked.name, "site": common.site,
             "disk": asked.disk, "disks": self._disks(), "state": job.state, "why": job.why, "since": job.since,
-            "restarts": job.restarts, "every": asked.every,
+            "restarts": job.restarts, "every": asked.every, "vm": asked.vm,
         }  # fmt: skip
         follow = self.follow
         if follow is None:
@@ -102,7 +102,7 @@ class Served:
         return found | {
             "epoch": shipper.state.epoch, "sent_bytes": shipper.sent, "missing_bytes": missing,
             "rate": follow.site.limiter.rate, "log_bytes": follow.retain.size, "log_cap_bytes": asked.cap or None,
-            "warning": follow.retain.warning, "notes": follow.site.notes,
+            "warning": follow.retain.warning, "notes": follow.site.notes, **machines.said(follow.site.source),
             "current_epoch": shipper.current[0] if shipper.current else None,
             "current_seconds": round(now - shipper.current[1], 3) if shipper.current else None,
             "replicas": [
@@ -118,7 +118,7 @@ class Served:
 
     def _disks(self) -> list[Answer]:
         """Each disk by its number; one that is not read any more has no path, and `gone` says what that means."""
-        sizes = [one.size for one in self.follow.site.volumes()] if self.follow is not None else []
+        sizes = [one.size for one in self.follow.site.source.volumes()] if self.follow is not None else []
         if self.record is None:
             return [{"name": name, "path": path, "size": None, "gone": ""} for name, path in self.config.disks if path]
         return [
@@ -140,6 +140,7 @@ class SourceDaemon(Daemon):
         super().__init__(found, where)
         self.at_once = asyncio.Semaphore(found.common.at_once)
         self.announcer = Announcer(self.bus, found.common.prefix, self._presents)
+        self.machines = machines.Machines(found.common)
         self.clock = steady()
         self.served: dict[str, Served] = {}
         self.gone: dict[bytes, control.Present] = {}
@@ -159,6 +160,8 @@ class SourceDaemon(Daemon):
         """The record of a stream that was served before: its UUID is its own, or that of its first disk, or, under its
         name, that of any."""
         known = self.known.streams()
+        if one.vm and not one.id:
+            return None  # its UUID is libvirt's to say
         if one.id:
             found = next((record for record in known if record.stream == one.id), None)
         else:
@@ -174,6 +177,8 @@ class SourceDaemon(Daemon):
         Raises NotFound, InUse, Usage for a disk that cannot be told, and Newer where a record that we cannot read may
         be its own.
         """
+        one = await self.machines.resolved(one)
+        known = known or (self._known(one) if one.vm else None)
         if known is not None:
             return replace(known, disks=await roster.disks(one, known.disks))
         for name, newer in self.newer.items():
@@ -212,6 +217,9 @@ class SourceDaemon(Daemon):
     def background(self) -> Iterable[Coroutine[Any, Any, None]]:
         return [self.announcer.run()]
 
+    async def ended(self) -> None:
+        await self.machines.close()
+
     def _presents(self) -> Iterator[tuple[bytes, control.Present]]:
         for one in self.served.values():
             said = one.present(self.common)
@@ -224,7 +232,7 @@ class SourceDaemon(Daemon):
         found = [
             one
             for one in self.served.values()
-            if name in (one.config.name, *one.config.paths)
+            if name in (one.config.name, *one.config.paths, *([one.config.vm] if one.config.vm else []))
             or (one.record is not None and len(name) > 3 and one.record.stream.startswith(name))
         ]
         if len(found) != 1:

@@ -105,7 +105,7 @@ class Follow:
         async with self._turn():
             self._job.note("running", "reading the source")
             self._looked = loop.time()
-            self.retain.refuse(shipper, await self.site.data())
+            self.retain.refuse(shipper, await self.site.source.data())
             await shipper.ship()
         self._news()
         if shipper.state.epoch and shipper.last_cut is Cut.NONE:

@@ -23,6 +23,7 @@ _CLOCK_STEP = 0.02
 _CLOCK_WAITS = 25
 
 Seen = tuple[int, ...]
+_SPAN = 1 << 30
 T = TypeVar("T")
 
 
@@ -139,7 +140,7 @@ class ImageSource(Unhinted):
                 await image.device.guard()
         await self._settled_clock()
         self._seen = await self._states()
-        return tuple(Volume(image.name, image.device.size, image.block_size) for image in self._images)
+        return self.volumes()
 
     async def _settled_clock(self) -> None:
         """Wait until a change from now on must show in the time stamp of every image.
@@ -151,6 +152,20 @@ class ImageSource(Unhinted):
             if not 0 <= age < _CLOCK_STEP:  # a stamp of the future changes with the next write, too
                 return
             await asyncio.sleep(_CLOCK_STEP - age)
+
+    def volumes(self) -> tuple[Volume, ...]:
+        """The disks as they are now."""
+        return tuple(Volume(one.name, one.device.size, one.block_size) for one in self._images)
+
+    async def data(self) -> int:
+        """Bytes that are not known to be zeros: what one pass reads at most."""
+        total = 0
+        for device in self.devices:
+            size = device.size
+            for start in range(0, size, _SPAN):
+                found = await device.extents(start, min(_SPAN, size - start))
+                total += sum(extent.length for extent in found if not extent.zero)
+        return total
 
     async def cut(self) -> Cut:
         """CRASH when nothing has changed since `begin`: what a powered-off machine's disk is; else NONE."""

@@ -20,13 +20,17 @@ from engine.store.sources import SourceState
 from engine.store.stage import Stage
 from producers import post, ship, state
 from producers.absent import Absent
+from producers.anchor import Anchor, FileStore
 from producers.image import Image, ImageSource
+from producers.machine.fleet import Captured
+from producers.machine.freeze import Freezer
+from producers.machine.source import MachineSource, Manner
+from producers.machine.view import make_place
 from producers.pace import Limiter
+from producers.source import Source
 from schemas import topics
-from schemas.identity import Volume
 
 log = logging.getLogger("vmferry.source")
-_SPAN = 1 << 30
 """Bytes whose extents are asked for at once."""
 
 
@@ -40,6 +44,8 @@ class Options:
     secret_file: str = ""
     given_up: frozenset[str] = frozenset()
     "Volumes that are to hold no bytes any more: of a disk that is not there, and never will be."
+    machine: Captured | None = None
+    "How to capture the machine that the stream is of, where it is of one."
     ship: post.Settings = field(default_factory=post.Settings)
     reach: Callable[[registry.Stream, int | None], Awaitable[ports.Bus]] = reach
     "How to get to the bus: a daemon has one connection for all its streams."
@@ -51,25 +57,10 @@ class Site:
 
     stream: registry.Stream
     directory: Path
-    source: ImageSource
+    source: ImageSource | MachineSource
     shipper: ship.Shipper
     limiter: Limiter
     notes: list[str]
-
-    async def data(self) -> int:
-        """Bytes of the source that are not known to be zeros: what one pass reads at most."""
-        total = 0
-        for device in self.source.devices:
-            size = device.size
-            for start in range(0, size, _SPAN):
-                found = await device.extents(start, min(_SPAN, size - start))
-                total += sum(extent.length for extent in found if not extent.zero)
-        return total
-
-    def volumes(self) -> tuple[Volume, ...]:
-        """The disks as they are now."""
-        pairs = zip(self.stream.disks, self.source.devices, strict=True)
-        return tuple(Volume(disk.name, device.size, disk.block_size) for disk, device in pairs)
 
     async def obey_rate(self) -> None:
         """Follow the stream's setting of its rate for ever, looking every second."""
@@ -103,7 +94,11 @@ async def open_source(
         stack.callback(places.Hold(directory, f"the source of stream {stream.label}").close)
         pool = Pool("source")
         stack.callback(pool.close)
-        source, notes = await _open_images(stack, stream, options, pool)
+        source: ImageSource | MachineSource
+        if options.machine is not None:
+            source, notes = await _open_machine(stack, stream, directory, options, options.machine, pool), list[str]()
+        else:
+            source, notes = await _open_images(stack, stream, options, pool)
         if options.rate is not None:
             write_rate(directory, options.rate)
         store = state.open_store(directory, stream, notes)
@@ -122,7 +117,7 @@ async def open_source(
 
 
 async def _shipper(
-    stack: contextlib.AsyncExitStack, directory: Path, stream: registry.Stream, source: ImageSource,
+    stack: contextlib.AsyncExitStack, directory: Path, stream: registry.Stream, source: Source,
     store: state.SqliteSourceStore, expect: frozenset[bytes], options: Options, pool: Pool,
 ) -> tuple[ship.Shipper, Limiter]:  # fmt: skip
     quotas.keep(directory, quotas.LOG, options.log_quota or 0)
@@ -140,6 +135,27 @@ async def _shipper(
         source, log_of_stream, answers, store, Stage(stage), maps, settings, pool, limiter, expect
     )  # fmt: skip
     return shipper, limiter
+
+
+async def _open_machine(
+    stack: contextlib.AsyncExitStack, stream: registry.Stream, directory: Path, options: Options, captured: Captured,
+    pool: Pool,
+) -> MachineSource:  # fmt: skip
+    """The machine, of which nothing is left as a killed run left it."""
+    machines = await captured.hypervisor()
+    place = make_place(captured.scratch, stream.stream, await machines.qemu_user())
+    freezer = Freezer(machines, captured.url, stream.stream, directory) if captured.freeze else None
+    absent = [
+        Absent(disk.name, index, disk.name in options.given_up)
+        for index, disk in enumerate(stream.disks) if not disk.path
+    ]  # fmt: skip
+    source = MachineSource(
+        machines, stream.stream, stream.disks, absent, Anchor(FileStore(directory)), place,
+        Manner(captured.checkpoints, captured.exclude, freezer), pool,
+    )  # fmt: skip
+    stack.push_async_callback(source.end)
+    await source.tidy()
+    return source
 
 
 async def _open_images(

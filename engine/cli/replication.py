@@ -81,7 +81,7 @@ class Replication:
         expect = frozenset({self.pair.replica.identity})
         async with wings.producers().open_source(self.where, self.pair.stream, expect, self.choices.source) as site:
             self._note(site.notes)
-            self._total, self._source_site = await site.data(), site
+            self._total, self._source_site = await site.source.data(), site
             site.shipper.bound(self._total)
             room.refuse_state(self.where, self.pair, self._total, self.choices.state_quota)
             if not (replica := self._replica()).begun and not replica.unread:

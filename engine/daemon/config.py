@@ -20,6 +20,8 @@ from schemas import errors as schema_errors
 from schemas import topics
 
 _SITE = re.compile(r"[^/\s\x00-\x1f][^/\x00-\x1f]{0,63}")
+MODES = ("auto", "checkpoint", "scan")
+"""How a machine is captured: as well as can be, or by a rung of the ladder and no better."""
 EVERY = 30.0
 """Seconds between cuts where the config says nothing."""
 
@@ -38,6 +40,8 @@ class Common:
     metrics: str = ""
     drain: float = 10.0
     at_once: int = 4
+    hypervisor: str = "qemu:///system"
+    scratch: str = "/var/lib/vmferry-scratch"
     kafka: Security = PLAIN
 
 
@@ -61,6 +65,11 @@ class StreamConfig:
     cap: int = 0
     log_quota: int | None = None
     force_share: bool = False
+    vm: str = ""
+    "A machine of libvirt's, by name or UUID: then its disks are the stream's, and `disks` is empty."
+    mode: str = "auto"
+    exclude: tuple[str, ...] = ()
+    freeze: bool = False
     where: str = field(default="", compare=False)
 
     @property
@@ -147,7 +156,7 @@ def _common(reader: Reader, side: str) -> Common:
         "site": _site, "bus": _text, "prefix": _prefix, "state": _text, "control": _text, "control_group": _text,
         "metrics": _text, "drain": _seconds, "kafka": _kafka, "streams": _table, "accept": _tables, "defaults": _table,
     }  # fmt: skip
-    known |= {"at_once": _count} if side == "source" else {}
+    known |= {"at_once": _count, "hypervisor": _text, "scratch": _disk} if side == "source" else {}
     for name in ("accept",) if side == "source" else ("streams", "defaults"):
         if name in values:
             other = "target" if side == "source" else "source"
@@ -334,6 +343,18 @@ def _disks(value: Any) -> Disks:
     return disks.parse(_table(value), _disk)
 
 
+def _mode(value: Any) -> str:
+    if value not in MODES:
+        raise errors.Usage(f"{value!r} is none: {', '.join(MODES)}")
+    return str(value)
+
+
+def _names(value: Any) -> tuple[str, ...]:
+    if not isinstance(value, list) or not all(isinstance(one, str) and one for one in value):
+        raise errors.Usage('a list of texts is wanted, as in ["vdb"]')
+    return tuple(value)
+
+
 def _uuid(value: Any) -> str:
     try:
         return str(uuid.UUID(_text(value)))
@@ -365,6 +386,7 @@ def _pattern(value: Any) -> str:
 _OF_STREAM |= {
     "disk": _disk, "disks": _disks, "id": _uuid, "format": _text, "secret_file": _disk, "block_size": _block_size,
     "every": _every, "rate": _rate, "keep": _seconds, "cap": _size, "log_quota": _size, "force_share": _flag,
+    "vm": _text, "mode": _mode, "exclude": _names, "freeze": _flag,
 }  # fmt: skip
 _OF_RULE |= {
     "streams": _text, "path": _pattern, "format": _text, "secret_file": _disk, "quota": _size, "undo_quota": _size,

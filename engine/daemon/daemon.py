@@ -83,6 +83,9 @@ class Daemon(ABC):
     def background(self) -> Iterable[Coroutine[Any, Any, None]]:
         """What runs beside the jobs, for ever."""
 
+    async def ended(self) -> None:  # noqa: B027  # a side may share nothing but the bus
+        """All streams have come to their end: let go of what they shared."""
+
     def away(self) -> str:
         """Why other sites cannot be heard, where that is this side's to do."""
         return ""
@@ -127,6 +130,7 @@ class Daemon(ABC):
             await self.chores.close()
             log.info("ending: %d streams come to a good end within %.0f s", len(list(self.jobs())), self.common.drain)
             await asyncio.gather(*(job.stop(self.common.drain) for job in self.jobs()))
+            await self.ended()
 
     def _words(self) -> str:
         states = [job.state for job in self.jobs()]

@@ -41,9 +41,16 @@ def parse(value: Mapping[str, Any], path: Convert) -> Disks:
 
 
 def take(reader: Reader, place: tuple[str, ...], table: Mapping[str, Any], values: dict[str, Any]) -> None:
-    """Make one key of the two in the values of a stream: just one has to be there."""
-    if ("disk" in table) == ("disks" in table):
-        reader.wrong(place, "both disk and disks stand there: keep one" if "disk" in table else "disk is missing")
+    """Make one of the three keys that say what a stream is of: just one has to be there."""
+    there = [key for key in ("disk", "disks", "vm") if key in table]
+    if len(there) != 1:
+        both = f"both {there[0]} and {there[1]} stand there: keep one" if there else "disk, disks or vm is missing"
+        reader.wrong(place, both)
+    for key in ("mode", "exclude", "freeze") if "vm" not in table else ("format", "secret_file", "force_share"):
+        if key in table:
+            reader.wrong((*place, key), f"{key} is of a {'disk' if 'vm' in table else 'vm'}, and this is the other")
+    if "vm" in values:
+        values["disks"] = ()
     if "disk" in values:
         values["disks"] = ((FIRST, values.pop("disk")),)
 

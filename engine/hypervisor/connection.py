@@ -22,6 +22,9 @@ T = TypeVar("T")
 SYSTEM = "qemu:///system"
 END = 60.0
 """Seconds for a backup to be over once it is told to end."""
+_MARK = "urn:vmferry:kept:1"
+_LIVE = 1
+"""VIR_DOMAIN_AFFECT_LIVE."""
 GRANULARITY = 4096
 """Bytes of a mirror: overlapping pieces of this size wait for each other (sequential writes of 4 KiB to a sink of 5 ms:
 1,489 a second, and 185 with 64 KiB)."""
@@ -114,7 +117,9 @@ class Hypervisor:
         known any more), Usage (an image that cannot have bitmaps, a socket that QEMU could not make), Full.  After an
         error no backup runs and there is no such checkpoint.
         """
-        wanted = domain.checkpoint_xml(checkpoint, [disk.name for disk in disks]) if checkpoint else None
+        wanted = (
+            domain.checkpoint_xml(checkpoint, [disk.name for disk in disks if disk.tracked]) if checkpoint else None
+        )
 
         def begin(one: Any) -> None:
             calls.check_socket(socket, domain.qemu_user(one.connect().getCapabilities()))
@@ -188,6 +193,28 @@ class Hypervisor:
                 await self.qmp(uuid, "block-dirty-bitmap-remove", node=place, name=name)
             else:
                 await calls.in_thread(functools.partial(calls.remove_image_bitmap, place, name), CALL, place)
+
+    async def mark(self, uuid: str) -> str:
+        """The name that `set_mark` gave the running machine; nothing when it was started, or reverted, since."""
+
+        def look(one: Any) -> str:
+            try:
+                return domain.parse_mark(one.metadata(libvirt.VIR_DOMAIN_METADATA_ELEMENT, _MARK, _LIVE))
+            except Error as error:
+                if error.get_error_code() in (libvirt.VIR_ERR_NO_DOMAIN_METADATA, libvirt.VIR_ERR_OPERATION_INVALID):  # type: ignore[attr-defined]
+                    return ""
+                raise
+
+        return await self._machine(uuid, "look for our mark", look)
+
+    async def set_mark(self, uuid: str, name: str) -> None:
+        """Have the running machine carry a name for as long as it runs, in no definition of it; "" takes it away."""
+
+        def put(one: Any) -> None:
+            xml = domain.mark_xml(name) if name else None
+            one.setMetadata(libvirt.VIR_DOMAIN_METADATA_ELEMENT, xml, "vmferry", _MARK, _LIVE)
+
+        await self._machine(uuid, "mark it", put)
 
     async def bitmaps(self, uuid: str) -> frozenset[str]:
         """The names of all bitmaps on its disks, also of those that no checkpoint knows."""

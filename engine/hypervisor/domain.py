@@ -77,6 +77,8 @@ class BackupDisk:
     name: str
     scratch: str
     since: str = ""
+    tracked: bool = True
+    "Whether a checkpoint that is made with the backup has a bitmap on it: not on one that is raw."
 
 
 @dataclass(frozen=True, slots=True)
@@ -147,6 +149,16 @@ def copy_xml(socket: str, export: str) -> str:
     source = ET.SubElement(root, "source", protocol="nbd", name=export)
     ET.SubElement(source, "host", transport="unix", socket=socket)
     return ET.tostring(root, encoding="unicode")
+
+
+def mark_xml(name: str) -> str:
+    """What a running machine carries: the checkpoint that was kept last."""
+    return ET.tostring(ET.Element("kept", checkpoint=name), encoding="unicode")
+
+
+def parse_mark(xml: str) -> str:
+    """Raises Usage for what is no mark of ours."""
+    return _root(xml, "kept").get("checkpoint", "")
 
 
 def parse_checkpoint(xml: str) -> Checkpoint:

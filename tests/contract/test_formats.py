@@ -24,7 +24,8 @@ from engine.store.memory import MemoryFile
 from engine.store.replicas import Definition, Update
 from engine.store.stage import Stage
 from engine.store.undo import UndoLog
-from producers import retain
+from producers import anchor, retain
+from producers.tap import identity, order, record, watchdog
 from tests.support import olden
 from tests.support.ferry import ROOT
 from tests.support.olden import BLOCK, SIZE, Olden
@@ -53,9 +54,12 @@ def test_there_is_a_golden_tree_of_todays_versions() -> None:
 def test_the_document_tells_the_versions_that_hold() -> None:
     """One row for each, in the order of VERSIONS; maps and their like have that of the store before them."""
     table = [line.split("|") for line in (ROOT / "docs" / "FORMATS.md").read_text().split("\n") if " | " in line]
-    told = [int(row[-2]) for row in table[2:]]
+    taps = [row for row in table[2:] if "SPOOL" in row[1] or "a tap" in row[1]]
+    told = [int(row[-2]) for row in table[2:] if row not in taps and "anchor.json" not in row[1]]
     holds = list(olden.VERSIONS.values())
     assert told == [*holds[:5], olden.VERSIONS["state.sqlite"], *holds[5:]]
+    assert [int(row[-2]) for row in taps] == [record.VERSION, identity.VERSION, watchdog.VERSION, order.VERSION]
+    assert [int(row[-2]) for row in table[2:] if "anchor.json" in row[1]] == [anchor.VERSION]
 
 
 def new_source(path: Path) -> None:

@@ -182,7 +182,7 @@ def test_a_bad_stream_is_in_trouble_and_the_others_stay(source: Files, line: str
 @pytest.mark.parametrize(
     ("text", "problem"),
     [
-        ("[streams.w]\n", "3: streams.w: disk is missing"),
+        ("[streams.w]\n", "3: streams.w: disk, disks or vm is missing"),
         ('[streams.w]\ndisk = "w.img"\n', "4: streams.w.disk: 'w.img'"),
         ("[streams]\nw = 5\n", "4: streams.w: a table is wanted"),
         ('[streams." "]\ndisk = "/w"\n', '3: streams." ": a name of 1 to 200'),

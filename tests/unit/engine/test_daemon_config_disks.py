@@ -35,7 +35,7 @@ def test_the_order_of_disks_is_kept_and_one_disk_is_the_first(tmp_path: Path) ->
     ("text", "problem"),
     [
         ('[streams.w]\ndisk = "/a"\ndisks = { vdb = "/b" }\n', "3: streams.w: both disk and disks"),
-        ('[streams.w]\nevery = "5s"\n', "3: streams.w: disk is missing"),
+        ('[streams.w]\nevery = "5s"\n', "3: streams.w: disk, disks or vm is missing"),
         ("[streams.w]\ndisks = {}\n", "4: streams.w.disks: at least one disk is wanted"),
         ('[streams.w.disks]\nvda = ""\n', "3: streams.w.disks: at least one disk is wanted"),
         ('[streams.w.disks]\nvda = "/a"\n"v/b" = "/b"\n', "5: streams.w.disks.\"v/b\": 'v/b': the name of a disk"),

@@ -1,0 +1,48 @@
+"""The machines of a source daemon: which streams are of one, and how each is captured."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from engine.daemon.config import Common, StreamConfig
+from producers.image import ImageSource
+from producers.machine.fleet import Captured, Fleet
+from producers.machine.source import MachineSource
+
+
+class Machines:
+    """Those of one hypervisor."""
+
+    def __init__(self, common: Common) -> None:
+        self._fleet, self._scratch = Fleet(common.hypervisor), Path(common.scratch)
+
+    def captured(self, one: StreamConfig) -> Captured | None:
+        """How a stream's machine is captured; None for one that is of disks."""
+        if not one.vm:
+            return None
+        fleet, exclude = self._fleet, frozenset(one.exclude)
+        return Captured(fleet.hypervisor, fleet.url, self._scratch, one.mode != "scan", exclude, one.freeze)
+
+    async def resolved(self, one: StreamConfig) -> StreamConfig:
+        """What stands in the config, with the UUID and the disks that libvirt tells.
+
+        Raises NotFound (no such machine), Usage (none of its disks can be captured), Transient.
+        """
+        if not one.vm:
+            return one
+        domain = await (await self._fleet.hypervisor()).domain(one.vm)
+        there = tuple((disk.name, disk.path) for disk in domain.captured if disk.name not in one.exclude)
+        return replace(one, id=domain.uuid, disks=there)
+
+    async def close(self) -> None:
+        """Repeatable."""
+        await self._fleet.close()
+
+
+def said(source: ImageSource | MachineSource) -> dict[str, Any]:
+    """What `status` says of how it is captured."""
+    if not isinstance(source, MachineSource):
+        return {"rung": "", "rung_why": ""}
+    return {"rung": source.rung.value, "rung_why": source.why}
