@@ -203,7 +203,7 @@ async def test_an_agent_that_does_not_answer_is_said(agent: str, ours: Hyperviso
 
 
 async def test_what_cannot_be_connected_to_says_the_way_out(tmp_path: Any) -> None:
-    pytest.importorskip("libvirt", reason="libvirt-python is not installed; pip install '.[libvirt]'")
+    hypervisor.need_bindings()
     with pytest.raises(errors.Transient, match="systemctl start libvirtd"):
         await Hypervisor.connect(f"qemu:///system?socket={tmp_path}/none")
     with pytest.raises(errors.Usage, match="no QEMU"):

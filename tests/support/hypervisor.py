@@ -17,6 +17,7 @@ process, however that ends.
 from __future__ import annotations
 
 import contextlib
+import importlib.util
 import os
 import shutil
 import signal
@@ -30,7 +31,7 @@ from tests.support import initramfs, tools
 from tests.support.live import machine
 from tests.support.live.vm import Vm, wait_until
 
-__all__ = ["Libvirtd", "Vm", "need", "wait_until"]
+__all__ = ["Libvirtd", "Vm", "need", "need_bindings", "wait_until"]
 
 _START = 60.0
 _USER = "libvirt-qemu"
@@ -62,8 +63,15 @@ remember_owner = 0
 """
 
 
+def need_bindings() -> None:
+    """Go on when Python can talk to libvirt (else as `tools.need`)."""
+    if importlib.util.find_spec("libvirt") is None:
+        tools.lack("libvirt-python is not installed; sh tools/setup.sh VENV dev, with libvirt-dev")
+
+
 def need() -> None:
     """Go on when libvirtd and guests can run here (else as `tools.need`)."""
+    need_bindings()
     tools.need("libvirtd", "virsh", "unshare", "nsenter", "setpriv")
     machine.need()
     probe = subprocess.run(
