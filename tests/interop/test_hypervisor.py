@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import time
 import xml.etree.ElementTree as ET
 from collections.abc import AsyncIterator, Callable, Iterator
@@ -175,6 +176,38 @@ async def test_a_libvirtd_that_goes_is_told_and_found_again() -> None:
         await quiet.close()
         await quiet.close()
         await ours.close()
+
+
+async def test_a_libvirtd_that_hangs_fails_what_is_asked_and_is_used_again_when_it_goes_on() -> None:
+    hypervisor.need()
+    with Libvirtd() as libvirtd:
+        ours = await Hypervisor.connect(libvirtd.uri)
+        watched = Watched()
+        await ours.watch(watched.told)
+        libvirtd.hang()
+        try:
+            with pytest.raises(errors.Transient, match="libvirtd is away"):
+                await ours.domains()
+            await watched.until(happenings.LOST)
+        finally:
+            libvirtd.go_on()
+        await watched.until(happenings.AGAIN)
+        assert await ours.domains() == []
+        with Vm(libvirtd, "once", disks=["vda"]):
+            await watched.until("defined")
+        await watched.until("undefined")
+        await ours.domains()
+        assert [one.what for one in watched.all] == [], "each is told once"
+        await ours.close()
+
+
+async def test_a_user_who_may_not_is_told_which_group_may(libvirtd: Libvirtd) -> None:
+    os.seteuid(65534)
+    try:
+        with pytest.raises(errors.Usage, match="Permission denied; let this user into the group libvirt"):
+            await Hypervisor.connect(libvirtd.uri)
+    finally:
+        os.seteuid(0)
 
 
 async def test_an_agent_freezes_and_thaws(ours: Hypervisor, vm: Vm) -> None:

@@ -133,6 +133,16 @@ class Libvirtd:
         """kill -9 of libvirtd; guests go on."""
         self._end(signal.SIGKILL)
 
+    def hang(self) -> None:
+        """libvirtd is there, and does nothing, until `go_on`."""
+        os.kill(self._daemon_pid(), signal.SIGSTOP)
+
+    def go_on(self) -> None:
+        assert self._daemon is not None
+        os.kill(self._daemon_pid(), signal.SIGCONT)
+        # nsenter stops with its child.
+        self._daemon.send_signal(signal.SIGCONT)
+
     def virsh(self, *words: str | Path, check: bool = True) -> str:
         """What virsh says (with `check` off also when it fails)."""
         command = ["virsh", "--quiet", "-c", self.uri, *map(str, words)]
@@ -173,6 +183,8 @@ class Libvirtd:
             self._inner = 0
         for process in (self._daemon, self._holder):
             if process is not None:
+                # Its child has gone with the namespace; one that was stopped would wait for that for ever.
+                process.send_signal(signal.SIGCONT)
                 process.wait(_START)
         if self._holder is not None and self._holder.stdout is not None:
             self._holder.stdout.close()
@@ -212,9 +224,12 @@ class Libvirtd:
 
     def _end(self, how: signal.Signals) -> None:
         assert self._daemon is not None
-        os.kill(self.outer(int((self.folder / "run" / "libvirtd.pid").read_text())), how)
+        os.kill(self._daemon_pid(), how)
         self._daemon.wait(_START)
         self._daemon = None
+
+    def _daemon_pid(self) -> int:
+        return self.outer(int((self.folder / "run" / "libvirtd.pid").read_text()))
 
     def _answers(self) -> bool:
         assert self._daemon is not None
