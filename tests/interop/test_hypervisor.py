@@ -235,6 +235,36 @@ async def test_an_agent_that_does_not_answer_is_said(agent: str, ours: Hyperviso
         vm.wait_beats(5)
 
 
+# A write that is not done after 3 s says that the file systems are frozen.
+FALLS_SILENT = """(while :; do echo > /mnt/vda/probe & sleep 3; kill -0 $! && break; done
+killall -STOP qemu-ga; sleep 40; killall -CONT qemu-ga) > /dev/null 2>&1 &"""
+
+
+async def answers(ours: Hypervisor, uuid: str, wanted: bool) -> None:
+    """Until the agent answers, or does not."""
+    for _ in range(600):
+        if await ours.agent_answers(uuid, 1) == wanted:
+            return
+        await asyncio.sleep(0.1)
+    raise AssertionError(f"the agent goes on {'being silent' if wanted else 'answering'}")
+
+
+async def test_an_agent_that_falls_silent_within_a_freeze_is_thawed_when_it_is_back(
+    ours: Hypervisor, libvirtd: Libvirtd
+) -> None:
+    with Vm(libvirtd, "silent", disks=["vda"]) as vm:
+        await in_thread(vm.start)
+        await in_thread(vm.run, "sh", "-c", FALLS_SILENT)
+        assert await ours.freeze(vm.uuid, 20) == 1
+        await answers(ours, vm.uuid, False)
+        with pytest.raises(trouble.AgentSilent):
+            await ours.thaw(vm.uuid, 1)
+        await answers(ours, vm.uuid, True)
+        # The thaw that was given up may have been done when the agent woke up.
+        await ours.thaw(vm.uuid)
+        await in_thread(vm.wait_beats, 5)
+
+
 async def test_what_cannot_be_connected_to_says_the_way_out(tmp_path: Any) -> None:
     hypervisor.need_bindings()
     with pytest.raises(errors.Transient, match="systemctl start libvirtd"):
