@@ -217,6 +217,7 @@ async def test_a_machine_that_is_killed_loses_its_bitmaps_and_says_so(ours: Hype
         vm.wait_beats(5)
         await in_thread(vm.kill)
         assert await ours.backup_socket(vm.uuid) is None
+        assert not list(vm.folder.glob("*.scratch"))
         await ours.end_backup(vm.uuid)
         with pytest.raises(errors.Usage, match="shut off"):
             await ours.begin_backup(vm.uuid, socket(vm), parts(vm, "cp-1"), "cp-2")

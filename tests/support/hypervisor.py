@@ -11,7 +11,8 @@
 
 `libvirtd.uri` is what our own code connects to, `libvirtd.virsh(...)` the tool that we did not write.  Several may run
 side by side: each has mounts, processes, users, sockets and directories of its own, and all of it ends with the test
-process, however that ends.
+process, however that ends; of one that is killed its folder in the temporary directory stays.  (Empty directories that
+libvirt would make, as /var/lib/libvirt, are made on the machine where they are missing, to be mounted over.)
 """
 
 from __future__ import annotations
