@@ -11,21 +11,21 @@ failed=
 
 say() { echo "test tools: $*" >&2; }
 
-# command:package; of packages a|b the first one that this release has
+# command or file:package; of packages a|b the first one that this release has
 NEEDED='qemu-img:qemu-utils qemu-io:qemu-utils qemu-nbd:qemu-utils qemu-system-x86_64:qemu-system-x86
 qemu-storage-daemon:qemu-system-common nbdinfo:libnbd-bin nbdcopy:libnbd-bin nbdkit:nbdkit
 fio:fio mke2fs:e2fsprogs debugfs:e2fsprogs e2fsck:e2fsprogs rsync:rsync mvn:maven openssl:openssl systemd-analyze:systemd
 systemd-sysusers:systemd systemd-tmpfiles:systemd ip:iproute2 tc:iproute2 faketime:faketime
 podman:podman buildah:buildah runc:runc podman-compose:podman-compose debootstrap:debootstrap iptables:iptables
-libvirtd:libvirt-daemon /usr/lib/x86_64-linux-gnu/libvirt/connection-driver/libvirt_driver_qemu.so:libvirt-daemon-driver-qemu
-virsh:libvirt-clients gcc:gcc ldd:libc-bin
+libvirtd:libvirt-daemon virt-qemu-run:libvirt-daemon-driver-qemu virsh:libvirt-clients
+gcc:gcc /usr/include/stdlib.h:libc6-dev ldd:libc-bin
 virt-xml-validate:libvirt-clients xmllint:libxml2-utils
 /usr/lib/podman/netavark:netavark /usr/lib/podman/aardvark-dns:aardvark-dns
 java:openjdk-17-jre-headless|openjdk-21-jre-headless|openjdk-25-jre-headless|default-jre-headless'
 
 missing_packages() {
     for pair in $NEEDED; do
-        command -v "${pair%%:*}" >/dev/null || echo "${pair#*:}"
+        command -v "${pair%%:*}" >/dev/null || [ -e "${pair%%:*}" ] || echo "${pair#*:}"
     done | sort -u
 }
 

@@ -10,9 +10,12 @@ from engine import errors, places
 from engine.cli import examine
 
 
-def said(where: places.Places, bus: str, bus_config: str = "") -> dict[str, Any]:
-    """The object of --json."""
+def said(where: places.Places, bus: str, bus_config: str = "", hypervisor: str = "") -> dict[str, Any]:
+    """The object of --json.  A `hypervisor` that is asked for has to be there."""
+    from engine.cli import virtual  # it loads libvirt, for which no other command should wait
+
     found = [*examine.machine(), *examine.state(where)]
+    found += asyncio.run(virtual.hypervisor(hypervisor))
     if bus:
         found += asyncio.run(examine.bus(bus, bus_config, where))
     missing = [one.name for one in found if one.required and not one.ok]
@@ -27,9 +30,9 @@ def lines(said: dict[str, Any]) -> list[str]:
     found = []
     for one in said["found"]:
         mark = "ok" if one["ok"] else "MISSING" if one["required"] else "weak"
-        found.append(f"{mark:<8} {one['name']:<12} {one['words']}")
+        found.append(f"{mark:<8} {one['name']:<14} {one['words']}")
         if not one["ok"] and one["mend"]:
-            found.append(f"{'':<8} {'':<12} mend it: {one['mend']}")
+            found.append(f"{'':<8} {'':<14} mend it: {one['mend']}")
     if said["ok"]:
         found.append("all that is needed is here")
     return found

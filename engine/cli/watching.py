@@ -86,13 +86,16 @@ def epochs_(
 def doctor_(
     bus: Annotated[str, typer.Option(metavar="URL", help="Look at this bus, too: log:PATH, kafka://HOST:PORT.")] = "",
     bus_config: options.BusConfig = "",
+    hypervisor: Annotated[
+        str, typer.Option(metavar="URI", help="This libvirt has to be there; else qemu:///system is looked at.")
+    ] = "",
     state: options.State = "",
     as_json: options.Json = False,
     debug: options.Debug = False,
 ) -> None:
     """Tell what this machine can do and what is missing, each with the command that mends it."""
     with ending.told(as_json, debug):
-        said = doctor.said(options.places_of(state), bus, bus_config)
+        said = doctor.said(options.places_of(state), bus, bus_config, hypervisor)
         if as_json:
             ending.emit(said)
         else:

@@ -114,8 +114,9 @@ class Hypervisor:
         anew from that same instant.  Ends with the machine; else by `end_backup`.
 
         Raises InUse (another job; BitmapLeft: a bitmap called `checkpoint` is there), BitmapLost (`since` is not
-        known any more), Usage (an image that cannot have bitmaps, a socket that QEMU could not make), Full.  After an
-        error no backup runs and there is no such checkpoint.
+        known any more), Usage (an image that cannot have bitmaps, a socket that QEMU could not make), Full: then no
+        backup runs and there is no such checkpoint.  After Transient, or cancelled, both may be there, or come later:
+        `backup_socket` says whose backup runs.
         """
         wanted = (
             domain.checkpoint_xml(checkpoint, [disk.name for disk in disks if disk.tracked]) if checkpoint else None
@@ -128,8 +129,7 @@ class Hypervisor:
             try:
                 one.backupBegin(domain.backup_xml(socket, disks), wanted, 0)
             except Error:
-                # Where only the exports failed libvirt keeps the checkpoint.  Deleted, its bitmap is merged into the
-                # one before, so that no change is forgotten.
+                # Where only the exports failed libvirt keeps the checkpoint.  The one before counts on by itself.
                 left = lookup.checkpoint(one, checkpoint) if checkpoint else None
                 if left is not None:
                     left.delete(0)
@@ -172,7 +172,7 @@ class Hypervisor:
     async def drop_checkpoint(self, uuid: str, name: str) -> None:
         """No checkpoint and no bitmap of this name is left on any disk, also when only one of them was there.
 
-        Its changes go to the checkpoint before it, where there is one.  Repeatable.
+        Each checkpoint counts for itself (libvirt >= 6.8): what an older one says is not less for it.  Repeatable.
         """
 
         def drop(one: Any) -> None:

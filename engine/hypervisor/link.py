@@ -11,6 +11,7 @@ import asyncio
 import contextlib
 import threading
 from collections.abc import Callable
+from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
 from engine import errors
@@ -49,16 +50,24 @@ _events = threading.Lock()
 _running: list[threading.Thread] = []
 
 
+@dataclass(slots=True)
+class _Opened:
+    """One connection, and the events that are told by it."""
+
+    conn: Any
+    registered: list[int] = field(default_factory=list)
+
+
 class Link:
     """Made by `open`.  Safe for use by many tasks at once."""
 
     def __init__(self, uri: str) -> None:
         self.uri = uri
         self._loop = asyncio.get_running_loop()
-        self._conn: Any = None
+        self._opened: _Opened | None = None
+        self._guard = threading.Lock()
         self._one = asyncio.Lock()
         self._told: list[Told] = []
-        self._registered: list[int] = []
         self._returning: asyncio.Task[None] | None = None
         self._closed = False
 
@@ -78,19 +87,20 @@ class Link:
         if self._returning is not None:
             self._returning.cancel()
             await asyncio.gather(self._returning, return_exceptions=True)
-        conn, self._conn = self._conn, None
-        if conn is not None:
-            await calls.in_thread(lambda: self._let_go(conn), CALL, f"{self.uri}: close")
+        with self._guard:
+            gone, self._opened = self._opened, None
+        if gone is not None:
+            await calls.in_thread(lambda: _let_go(gone), CALL, f"{self.uri}: close")
 
     async def call(self, what: str, ask: Callable[[Any], T], seconds: float = CALL) -> T:
         """What `ask` gives of the connection, in a thread; `what` is what errors call it."""
-        conn = await self._connected()
+        opened = await self._connected()
 
         def asked() -> T:
             try:
-                return ask(conn)
+                return ask(opened.conn)
             except Error as error:
-                if not conn.isAlive():
+                if not opened.conn.isAlive():
                     raise errors.Transient(f"{what}: the connection broke ({error}); {trouble.AWAY}") from error
                 raise named(what, error) from error
 
@@ -98,58 +108,58 @@ class Link:
 
     async def watch(self, told: Told) -> None:
         """From now on `told` hears, in this loop, what happens, and when libvirt goes and comes; until `close`."""
-        await self._connected()
+        opened = await self._connected()
         self._told.append(told)
-        if len(self._told) == 1:
-            await self.call("watch", self._register)
+        if not opened.registered:
+            await self.call("watch", lambda conn: self._register(opened))
 
-    async def _connected(self) -> Any:
+    async def _connected(self) -> _Opened:
         async with self._one:
             if self._closed:
                 raise errors.Transient(f"{self.uri}: it is closed")
-            if self._conn is not None and self._conn.isAlive():
-                return self._conn
-            gone, self._conn = self._conn, None
-            self._conn = await calls.in_thread(lambda: self._reopen(gone), CALL, self.uri)
-            return self._conn
+            opened = self._opened
+            if opened is None or not opened.conn.isAlive():
+                opened = await calls.in_thread(self._reopen, CALL, self.uri)
+            return opened
 
-    def _reopen(self, gone: Any) -> Any:
+    def _reopen(self) -> _Opened:
+        """In a thread, which a libvirtd that hangs holds up: so what it opens is kept or closed in here, also when
+        nobody waits for it any more."""
+        opened = self._fresh()
+        gone: _Opened | None = opened
+        with self._guard:
+            kept = self._opened
+            if not self._closed and (kept is None or not kept.conn.isAlive()):
+                self._opened, gone = opened, kept
         if gone is not None:
-            self._let_go(gone)
+            _let_go(gone)
+        return opened
+
+    def _fresh(self) -> _Opened:
         try:
-            conn = libvirt.open(self.uri)
+            opened = _Opened(libvirt.open(self.uri))
         except Error as error:
             raise named(self.uri, error) from error
         try:
-            self._check(conn)
-            conn.setKeepAlive(*KEEPALIVE)
-            conn.registerCloseCallback(self._lost, None)
+            self._check(opened.conn)
+            opened.conn.setKeepAlive(*KEEPALIVE)
+            opened.conn.registerCloseCallback(self._lost, None)
             if self._told:
-                self._register(conn)
+                self._register(opened)
         except Error as error:
-            self._let_go(conn)
+            _let_go(opened)
             raise named(self.uri, error) from error
-        return conn
+        except errors.FerryError:
+            _let_go(opened)
+            raise
+        return opened
 
     def _check(self, conn: Any) -> None:
         if conn.getType() != "QEMU":
-            conn.close()
             raise errors.Usage(f'{self.uri} is no QEMU: give hypervisor = "qemu:///system"')
         if conn.getLibVersion() < LEAST:
             version = dotted(conn.getLibVersion())
-            conn.close()
             raise errors.Usage(f"{self.uri}: libvirt {version} is too old, {dotted(LEAST)} is the least")
-
-    def _let_go(self, conn: Any) -> None:
-        registered, self._registered = self._registered, []
-        # Of a broken connection libvirt refuses some of these; whatever is let go of it is let go of.
-        for number in registered:
-            with contextlib.suppress(Error):
-                conn.domainEventDeregisterAny(number)
-        with contextlib.suppress(Error):
-            conn.unregisterCloseCallback()
-        with contextlib.suppress(Error):
-            conn.close()
 
     # Called in the thread of the events.
 
@@ -160,9 +170,9 @@ class Link:
         with contextlib.suppress(RuntimeError):  # the loop is closed: nobody listens any more
             self._loop.call_soon_threadsafe(call, *words)
 
-    def _register(self, conn: Any) -> None:
+    def _register(self, opened: _Opened) -> None:
         def add(event: int, callback: Callable[..., None]) -> None:
-            self._registered.append(conn.domainEventRegisterAny(None, event, callback, None))
+            opened.registered.append(opened.conn.domainEventRegisterAny(None, event, callback, None))
 
         def tell(happening: Happening | None) -> None:
             if happening is not None:
@@ -225,6 +235,17 @@ def named(what: str, error: Exception) -> errors.FerryError:
     """Our error for one of libvirt's."""
     number: int = getattr(error, "get_error_code", lambda: 0)() or 0
     return trouble.named(what, number, str(error))
+
+
+def _let_go(gone: _Opened) -> None:
+    # Of a broken connection libvirt refuses some of these; whatever is let go of it is let go of.
+    for number in gone.registered:
+        with contextlib.suppress(Error):
+            gone.conn.domainEventDeregisterAny(number)
+    with contextlib.suppress(Error):
+        gone.conn.unregisterCloseCallback()
+    with contextlib.suppress(Error):
+        gone.conn.close()
 
 
 def dotted(version: int) -> str:

@@ -14,7 +14,9 @@ from typing import Any
 
 import pytest
 
+from tests.support import hypervisor
 from tests.support.ferry import MEBI, ROOT, Ended, Ferry, image, interrupted, scribble, until
+from tests.support.hypervisor import Libvirtd
 
 pytestmark = pytest.mark.timeout(180)
 
@@ -264,8 +266,25 @@ def test_doctor_says_what_is_missing_and_what_mends_it(ferry: Ferry, monkeypatch
     monkeypatch.setenv("PATH", "/nowhere")
     found = ferry.run("doctor")
     assert found.code == 0, found.err
-    assert "weak     qemu-nbd     is not here: only raw images" in found.out
+    assert "weak     qemu-nbd       is not here: only raw images" in found.out
     assert "mend it: apt-get install qemu-utils" in found.out
+
+
+def test_doctor_says_whether_machines_can_be_protected_while_they_run(ferry: Ferry) -> None:
+    hypervisor.need_bindings()
+    away = ferry.run("doctor", "--hypervisor", f"qemu:///system?socket={ferry.state}/none")
+    assert away.code == 3
+    assert "MISSING  libvirt" in away.out
+    assert "systemctl start libvirtd" in away.out
+
+
+def test_doctor_looks_at_a_libvirtd(ferry: Ferry, libvirtd: Libvirtd) -> None:
+    found = ferry.run("doctor", "--json", "--hypervisor", libvirtd.uri)
+    assert found.code == 0, found.err
+    looked = names(found)
+    assert looked["libvirt-python"]["ok"]
+    assert "running; QEMU runs as user 0, group 0" in looked["libvirt"]["words"]
+    assert looked["QEMU"]["ok"]
 
 
 def test_doctor_looks_at_a_bus(ferry: Ferry, source: Path, target: Path) -> None:

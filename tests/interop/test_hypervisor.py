@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import time
 import xml.etree.ElementTree as ET
 from collections.abc import AsyncIterator, Callable, Iterator
@@ -177,6 +178,38 @@ async def test_a_libvirtd_that_goes_is_told_and_found_again() -> None:
         await ours.close()
 
 
+async def test_a_libvirtd_that_hangs_fails_what_is_asked_and_is_used_again_when_it_goes_on() -> None:
+    hypervisor.need()
+    with Libvirtd() as libvirtd:
+        ours = await Hypervisor.connect(libvirtd.uri)
+        watched = Watched()
+        await ours.watch(watched.told)
+        libvirtd.hang()
+        try:
+            with pytest.raises(errors.Transient, match="libvirtd is away"):
+                await ours.domains()
+            await watched.until(happenings.LOST)
+        finally:
+            libvirtd.go_on()
+        await watched.until(happenings.AGAIN)
+        assert await ours.domains() == []
+        with Vm(libvirtd, "once", disks=["vda"]):
+            await watched.until("defined")
+        await watched.until("undefined")
+        await ours.domains()
+        assert [one.what for one in watched.all] == [], "each is told once"
+        await ours.close()
+
+
+async def test_a_user_who_may_not_is_told_which_group_may(libvirtd: Libvirtd) -> None:
+    os.seteuid(65534)
+    try:
+        with pytest.raises(errors.Usage, match="Permission denied; let this user into the group libvirt"):
+            await Hypervisor.connect(libvirtd.uri)
+    finally:
+        os.seteuid(0)
+
+
 async def test_an_agent_freezes_and_thaws(ours: Hypervisor, vm: Vm) -> None:
     assert await ours.agent_answers(vm.uuid, 5)
     assert await ours.freeze(vm.uuid, 20) == 2
@@ -202,8 +235,38 @@ async def test_an_agent_that_does_not_answer_is_said(agent: str, ours: Hyperviso
         vm.wait_beats(5)
 
 
+# A write that is not done after 3 s says that the file systems are frozen.
+FALLS_SILENT = """(while :; do echo > /mnt/vda/probe & sleep 3; kill -0 $! && break; done
+killall -STOP qemu-ga; sleep 40; killall -CONT qemu-ga) > /dev/null 2>&1 &"""
+
+
+async def answers(ours: Hypervisor, uuid: str, wanted: bool) -> None:
+    """Until the agent answers, or does not."""
+    for _ in range(600):
+        if await ours.agent_answers(uuid, 1) == wanted:
+            return
+        await asyncio.sleep(0.1)
+    raise AssertionError(f"the agent goes on {'being silent' if wanted else 'answering'}")
+
+
+async def test_an_agent_that_falls_silent_within_a_freeze_is_thawed_when_it_is_back(
+    ours: Hypervisor, libvirtd: Libvirtd
+) -> None:
+    with Vm(libvirtd, "silent", disks=["vda"]) as vm:
+        await in_thread(vm.start)
+        await in_thread(vm.run, "sh", "-c", FALLS_SILENT)
+        assert await ours.freeze(vm.uuid, 20) == 1
+        await answers(ours, vm.uuid, False)
+        with pytest.raises(trouble.AgentSilent):
+            await ours.thaw(vm.uuid, 1)
+        await answers(ours, vm.uuid, True)
+        # The thaw that was given up may have been done when the agent woke up.
+        await ours.thaw(vm.uuid)
+        await in_thread(vm.wait_beats, 5)
+
+
 async def test_what_cannot_be_connected_to_says_the_way_out(tmp_path: Any) -> None:
-    pytest.importorskip("libvirt", reason="libvirt-python is not installed; pip install '.[libvirt]'")
+    hypervisor.need_bindings()
     with pytest.raises(errors.Transient, match="systemctl start libvirtd"):
         await Hypervisor.connect(f"qemu:///system?socket={tmp_path}/none")
     with pytest.raises(errors.Usage, match="no QEMU"):

@@ -125,7 +125,10 @@ async def test_dropping_a_checkpoint_in_between_forgets_no_change(ours: Hypervis
                 await pull(vm)
             await ours.end_backup(vm.uuid)
             vm.wait_beats(10)
-        # What cp-2 counted, and nobody read, is not lost with it: cp-1 has the union.
+        # What cp-2 counted, and nobody read, is not lost with it: cp-1 counts on by itself.
+        nodes = await ours.qmp(vm.uuid, "query-named-block-nodes", flat=True)
+        marks = [bitmap for node in nodes for bitmap in node.get("dirty-bitmaps", ())]
+        assert {one["name"]: one["recording"] for one in marks} == {"cp-1": True, "cp-2": True}
         await ours.drop_checkpoint(vm.uuid, "cp-2")
         await ours.begin_backup(vm.uuid, socket(vm), parts(vm, "cp-1"), "cp-3")
         await pull(vm, incremental=True)
@@ -214,6 +217,7 @@ async def test_a_machine_that_is_killed_loses_its_bitmaps_and_says_so(ours: Hype
         vm.wait_beats(5)
         await in_thread(vm.kill)
         assert await ours.backup_socket(vm.uuid) is None
+        assert not list(vm.folder.glob("*.scratch"))
         await ours.end_backup(vm.uuid)
         with pytest.raises(errors.Usage, match="shut off"):
             await ours.begin_backup(vm.uuid, socket(vm), parts(vm, "cp-1"), "cp-2")

@@ -11,12 +11,14 @@
 
 `libvirtd.uri` is what our own code connects to, `libvirtd.virsh(...)` the tool that we did not write.  Several may run
 side by side: each has mounts, processes, users, sockets and directories of its own, and all of it ends with the test
-process, however that ends.
+process, however that ends; of one that is killed its folder in the temporary directory stays.  (Empty directories that
+libvirt would make, as /var/lib/libvirt, are made on the machine where they are missing, to be mounted over.)
 """
 
 from __future__ import annotations
 
 import contextlib
+import importlib.util
 import os
 import shutil
 import signal
@@ -30,7 +32,7 @@ from tests.support import initramfs, tools
 from tests.support.live import machine
 from tests.support.live.vm import Vm, wait_until
 
-__all__ = ["Libvirtd", "Vm", "need", "wait_until"]
+__all__ = ["Libvirtd", "Vm", "need", "need_bindings", "wait_until"]
 
 _START = 60.0
 _USER = "libvirt-qemu"
@@ -62,8 +64,15 @@ remember_owner = 0
 """
 
 
+def need_bindings() -> None:
+    """Go on when Python can talk to libvirt (else as `tools.need`)."""
+    if importlib.util.find_spec("libvirt") is None:
+        tools.lack("libvirt-python is not installed; sh tools/setup.sh VENV dev, with libvirt-dev")
+
+
 def need() -> None:
     """Go on when libvirtd and guests can run here (else as `tools.need`)."""
+    need_bindings()
     tools.need("libvirtd", "virsh", "unshare", "nsenter", "setpriv")
     machine.need()
     probe = subprocess.run(
@@ -125,6 +134,16 @@ class Libvirtd:
         """kill -9 of libvirtd; guests go on."""
         self._end(signal.SIGKILL)
 
+    def hang(self) -> None:
+        """libvirtd is there, and does nothing, until `go_on`."""
+        os.kill(self._daemon_pid(), signal.SIGSTOP)
+
+    def go_on(self) -> None:
+        assert self._daemon is not None
+        os.kill(self._daemon_pid(), signal.SIGCONT)
+        # nsenter stops with its child.
+        self._daemon.send_signal(signal.SIGCONT)
+
     def virsh(self, *words: str | Path, check: bool = True) -> str:
         """What virsh says (with `check` off also when it fails)."""
         command = ["virsh", "--quiet", "-c", self.uri, *map(str, words)]
@@ -165,6 +184,8 @@ class Libvirtd:
             self._inner = 0
         for process in (self._daemon, self._holder):
             if process is not None:
+                # Its child has gone with the namespace; one that was stopped would wait for that for ever.
+                process.send_signal(signal.SIGCONT)
                 process.wait(_START)
         if self._holder is not None and self._holder.stdout is not None:
             self._holder.stdout.close()
@@ -204,9 +225,12 @@ class Libvirtd:
 
     def _end(self, how: signal.Signals) -> None:
         assert self._daemon is not None
-        os.kill(self.outer(int((self.folder / "run" / "libvirtd.pid").read_text())), how)
+        os.kill(self._daemon_pid(), how)
         self._daemon.wait(_START)
         self._daemon = None
+
+    def _daemon_pid(self) -> int:
+        return self.outer(int((self.folder / "run" / "libvirtd.pid").read_text()))
 
     def _answers(self) -> bool:
         assert self._daemon is not None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import re
 from typing import Any
 
@@ -10,6 +11,7 @@ import pytest
 from engine import errors
 from engine.hypervisor import features, happenings, trouble
 from engine.hypervisor.happenings import Happening
+from tests.support import hypervisor
 
 
 @pytest.mark.parametrize(
@@ -50,7 +52,8 @@ def test_a_complaint_of_libvirts_is_ours_with_the_way_out(
 
 
 def test_numbers_are_those_of_the_libvirt_that_is_here() -> None:
-    libvirt = pytest.importorskip("libvirt", reason="libvirt-python is not installed; pip install '.[libvirt]'")
+    hypervisor.need_bindings()
+    libvirt = importlib.import_module("libvirt")
     for event, (word, reasons) in happenings.LIFECYCLE.items():
         name = {2: "STARTED", 3: "SUSPENDED", 4: "RESUMED", 5: "STOPPED", 8: "CRASHED"}.get(event)
         if name:
