@@ -41,6 +41,7 @@ PACKAGES = {
     "systemd-sysusers": "systemd",
     "systemd-tmpfiles": "systemd",
     "unshare": "util-linux",
+    "virsh": "libvirt-clients",
     "virt-xml-validate": "libvirt-clients",
     "xmllint": "libxml2-utils",
 }
