@@ -105,10 +105,6 @@ class Ear:
         match receipt:
             case receipts.Answered() if receipt.attempt == self._attempt:
                 self._take_answer(sender, peer, receipt)
-            case receipts.Answered(highest) if highest.counter > self._attempt.counter and self._welcome is not None:
-                # It follows a newer one.  Of what we have in flight no word comes any more, not even Fenced before our
-                # next Open: who waits for room within an epoch would wait for ever.
-                self.fenced = highest
             case receipts.Nodes(request, nodes) if about.attempt == self._attempt:
                 self.nodes[request] = nodes
             case receipts.Progress():

@@ -208,21 +208,6 @@ async def test_a_newer_producer_stops_this_one_by_name(refused: Attempt, highest
         bench.ear.check()
 
 
-@pytest.mark.parametrize(
-    ("highest", "fenced"),
-    [(NEWER, True), (BEFORE, False), (Attempt(5, b"a clone."), False)],
-    ids=["newer", "older", "a clone's"],
-)
-async def test_a_replica_that_answers_a_newer_attempt_follows_it_and_not_us(highest: Attempt, fenced: bool) -> None:
-    bench = Bench()
-    await bench.compared(answered())
-    await bench.hear(answered(attempt=highest))
-    assert bench.ear.fenced == (highest if fenced else None)
-    if fenced:
-        with pytest.raises(errors.Fenced, match="another producer has taken over"):
-            bench.ear.check()
-
-
 async def test_being_fenced_comes_before_a_wish_for_a_new_start() -> None:
     bench = Bench()
     await bench.compared(answered())
