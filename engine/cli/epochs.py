@@ -1,4 +1,4 @@
-"""`vmferry epochs`: the epochs that a replica can be rewound to, and what its source let go of unapplied."""
+"""`vmferry epochs`: the epochs that a replica can be rewound to, what its source let go of, and how it captured."""
 
 from __future__ import annotations
 

@@ -73,7 +73,7 @@ def epochs_(
     as_json: options.Json = False,
     debug: options.Debug = False,
 ) -> None:
-    """List the epochs that a replica can be rewound to, where it is, and what its source let go of unapplied."""
+    """List the epochs that a replica can be rewound to, where it is, what its source let go of, and how it captured."""
     with ending.told(as_json, debug):
         where = options.places_of(state)
         found = epochs.said(where, *choose.one(Registry(where), stream), limit)

@@ -1,9 +1,10 @@
-"""What we make of a machine's definition is one by libvirt's own schema, as what we made it of was."""
+"""What we make of a machine's definition is one by libvirt's own schema, and libvirt defines it with our disks."""
 
 from __future__ import annotations
 
 import subprocess
 from pathlib import Path
+from xml.etree import ElementTree as ET
 
 import pytest
 
@@ -53,6 +54,27 @@ def test_a_fitted_machine_is_one_by_the_schema_of_libvirt(
     tools.need("virt-xml-validate", "xmllint")
     found = definition.fitted(events.Defined(events.Form.LIBVIRT, text, b"variables"), places, nvram)
     valid(found.text, tmp_path / "fitted.xml")
+
+
+@pytest.mark.parametrize("text", [machines.machine(), machines.running()], ids=["inactive", "running"])
+def test_libvirt_takes_it_from_standard_input_and_has_our_disks(text: str) -> None:
+    """By its own driver for tests, which parses as every other one and keeps what it is told within one connection."""
+    tools.need("virsh")
+    found = definition.fitted(events.Defined(events.Form.LIBVIRT, text, b"variables"), FILES, "/backup/VARS.fd")
+    done = subprocess.run(
+        ["virsh", "-c", "test:///default", "define /dev/stdin; dumpxml --inactive web-1"],
+        input=found.text, capture_output=True, text=True, check=False, timeout=60,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    root = ET.fromstring(done.stdout[done.stdout.index("<domain") :])
+    sources = {one.find("target").get("dev"): one.find("source") for one in root.iter("disk")}  # type: ignore[union-attr]
+    assert {name: one.get("file") for name, one in sources.items() if one is not None} == {
+        name: place.path for name, place in FILES.items()
+    }
+    assert set(sources) == {"vda", "sda", "sdc", "sdd"}
+    assert [one.get("type") for one in root.iterfind("devices/disk/driver")][:2] == ["raw", "qcow2"]
+    assert (root.findtext("uuid"), root.findtext("os/nvram")) == (machines.UUID, "/backup/VARS.fd")
+    assert root.find("metadata/*/{http://libosinfo.org/xmlns/libvirt/domain/1.0}os") is not None
 
 
 def test_what_is_no_machine_is_told_by_that_schema(tmp_path: Path) -> None:
