@@ -278,3 +278,19 @@ def test_a_rule_says_where_each_disk_lies_and_takes_no_other_file_for_one(sites:
     until(lambda: (sites.replicas / "web" / "vdc.img").exists())
     until(sites.proved())
     assert (sites.replicas / "web" / "vdc.img").read_bytes() == web.disk("vdc").read_bytes()
+
+
+def test_a_disk_that_lies_elsewhere_now_is_read_there(sites: Sites) -> None:
+    web = Several(sites, "vda", "vdb")
+    sites.start()
+    until(sites.proved())
+    for name in web.disks:
+        moved = sites.disks / f"moved-{name}.img"
+        moved.write_bytes(web.disk(name).read_bytes())  # a copy: the old one is there, too, and is not looked at
+        web.disks[name] = str(moved)
+        scribble(moved, 0, 5000, seed=3)
+    web.reload()
+    until(lambda: all(web.replica(name).read_bytes() == Path(path).read_bytes() for name, path in web.disks.items()))
+    until(sites.proved())
+    assert sites.target.stream()["stream"] == UUID
+    assert sites.source.stream()["sent_bytes"] < MEBI
