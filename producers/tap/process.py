@@ -37,6 +37,9 @@ FLAGS = (
 )
 """All of it is true: zeros are a record of 16 bytes.  Not CAN_MULTI_CONN: one connection per disk keeps its order."""
 
+CONTROL_VERSION = 1
+"""Of what the control socket is asked and says: a tap outlives the upgrade of the daemon that began it."""
+
 PATIENCE = 10.0
 """Seconds that an orderly end waits for the medium."""
 
@@ -152,6 +155,7 @@ class Tap:
         sequencer, writer, replies = self._sequencer, self._writer, self._sequencer.replies
         clients = [one.codec.export.name for one in self._server.connections if one.codec is not None]
         return {
+            "version": CONTROL_VERSION,
             "pid": os.getpid(),
             "incarnation": sequencer.nonce.hex(),
             "disks": self._order.disks,
