@@ -57,6 +57,8 @@ class Writer:
         self._syncing = False
         self.spent = False
         """Nothing more is made durable: the medium failed."""
+        self.since = 0.0
+        """When the oldest was appended that no sync covers (monotonic)."""
         self.number = self.durable = 0
         self._synced = 0
         self._thread = threading.Thread(target=self._work, name="sync spool", daemon=True)
@@ -79,6 +81,8 @@ class Writer:
             self.spent = True
             raise
         self._room.landed(amount)
+        if self.number == self._synced:
+            self.since = time.monotonic()
         self.number = past
 
     @property

@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import random
+import signal
+import sys
 from pathlib import Path
 
 import pytest
 
-from producers.tap import record, spool
+from producers.tap import identity, record, spool
 from producers.tap.order import Ack
 from producers.tap.record import Entry, Kind
 from producers.tap.spool import Spool
+from tests.support import tools
 from tests.support.tapping import Tap, tapping
 from tests.support.writing import Writer, number_of
 
@@ -156,6 +160,43 @@ async def test_replies_wait_for_the_bus_and_fall_to_the_spool_without_its_word(t
         )
         writer.going = False
         await running
+
+
+STARTER = """
+import sys, time
+from pathlib import Path
+from producers.tap import start
+process = start.start("run", Path(sys.argv[1]), Path(sys.argv[2]))
+print(process.pid, flush=True)
+time.sleep(3600)
+"""
+
+
+async def test_a_tap_outlives_who_began_it_and_is_found_again(tmp_path: Path) -> None:
+    with tapping(tmp_path, disks=DISKS) as tap:
+        tap.kill()
+        command = (sys.executable, "-c", STARTER, str(tmp_path / "order.json"), str(tap.log))
+        daemon = await asyncio.create_subprocess_exec(
+            *command, cwd=tools.ROOT, stdout=asyncio.subprocess.PIPE, start_new_session=True
+        )
+        assert daemon.stdout is not None
+        pid = int(await daemon.stdout.readline())
+        found = None
+        while found is None or found.pid != pid:
+            found = identity.load(tap.order.spool)
+            await asyncio.sleep(0)
+        os.killpg(daemon.pid, signal.SIGKILL)
+        await daemon.wait()
+        writer = Writer(tap.order.socket)
+        await asyncio.to_thread(tap.until, pid=pid)
+        running = asyncio.ensure_future(writer.run())
+        await writer.until(50)
+        assert found.alive()
+        with found.held() as held:
+            assert held is not None
+            assert identity.kill(held, 60)
+        await running
+        assert not found.alive()
 
 
 async def test_marks_stand_in_the_order_of_the_writes(tmp_path: Path) -> None:
