@@ -89,8 +89,9 @@ class Tap:
         and who finds writes knows which disks they are of."""
         self._sequencer.begin()
         self._settle()
-        if self._sequencer.broken:
-            raise errors.DeviceFailed(f"{self._order.spool}: {self._sequencer.broken.why}")
+        if self._sequencer.broken or self._writer.durable < self._writer.number:
+            why = self._sequencer.broken.why if self._sequencer.broken else f"not durable after {PATIENCE:g} s"
+            raise errors.DeviceFailed(f"{self._order.spool}: a tap cannot begin here: {why}")
         identity.save(self._order.spool, identity.me(), self._sequencer.nonce)
         signal.set_wakeup_fd(self._wake.fileno(), warn_on_full_buffer=False)
         signal.signal(signal.SIGTERM, self._terminated)

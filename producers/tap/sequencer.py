@@ -48,9 +48,10 @@ class Sequencer:
         self._records: list[bytes] = []
 
     def begin(self) -> None:
-        """Say in the spool who begins.  Durable once the writer's next sync is done."""
+        """Say in the spool who begins.  Durable once the writer's next sync is done.  Raises Full, DeviceFailed."""
         self._entry(Kind.BEGAN, record.began(self._order.disks))
-        self.commit()
+        self._writer.append(self._records, self.number)
+        self._records = []
 
     def mark(self, words: str) -> int:
         """Put `words` into the order of the writes; gives their number."""

@@ -126,7 +126,9 @@ class Writer:
 
     def _open(self) -> Exclusive:
         with trouble.named(str(self._directory)):
-            self._directory.mkdir(parents=True, exist_ok=True)
+            # What a guest writes is nobody else's to read.
+            self._spool.mkdir(mode=0o700, parents=True, exist_ok=True)
+            self._directory.mkdir(exist_ok=True)
             for directory in (self._directory, self._spool):
                 linux.sync_directory(str(directory))
         log = Exclusive(self._directory)

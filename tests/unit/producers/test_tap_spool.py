@@ -122,6 +122,12 @@ def test_a_new_tap_never_uses_a_number_again(tmp_path: Path) -> None:
     reader.close()
 
 
+def test_nobody_else_reads_what_a_guest_writes(tmp_path: Path) -> None:
+    side = Side(tmp_path / "deep" / "spool")
+    assert (tmp_path / "deep" / "spool").stat().st_mode & 0o777 == 0o700
+    side.close()
+
+
 def test_only_one_tap_has_a_spool(tmp_path: Path, side: Side) -> None:
     with pytest.raises(errors.InUse):
         Writer(tmp_path, 1 << 30, 0.0, lambda: None)
