@@ -8,9 +8,11 @@ import random
 import signal
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from engine.bus import segments
 from producers.tap import identity, record, spool
 from producers.tap.order import Ack
 from producers.tap.record import Entry, Kind
@@ -93,6 +95,40 @@ async def test_what_a_reader_is_shown_is_durable_and_stays(tmp_path: Path) -> No
         tap.process.wait(60)
         spool.recover(tap.order.spool)
         assert found(tap, 0)[: len(seen)] == seen
+
+
+def ship(reader: Spool, number: int) -> int:
+    """Read from `number` on, and let go, as the daemon does; the number past all that is durable."""
+    while number < reader.ends()[1]:
+        entries = reader.read(number, 4 << 20)
+        assert [entry.number for entry in entries] == list(range(number, number + len(entries)))
+        number += len(entries)
+        reader.trim(number)
+    return number
+
+
+async def test_a_spool_that_is_shipped_and_trimmed_takes_more_than_its_quota(tmp_path: Path) -> None:
+    with tapping(tmp_path, disks=DISKS, quota=320 << 20) as tap:
+        reader, number, longest = Spool(tap.order.spool), 0, 0
+        for turn in range(8):
+            writer = Writer(tap.order.socket, size=1 << 20)
+            running = asyncio.ensure_future(writer.run())
+            await writer.until(60)
+            writer.going = False
+            await running
+            status = await asyncio.to_thread(settled, tap)
+            while number < status["number"]:
+                number = ship(reader, number)
+            assert status["broken"] is None, f"turn {turn}"
+            longest = max(longest, reader.fill())
+        assert longest < 2 * segments.SEGMENT_SIZE  # space comes back by whole segments
+        assert reader.ends()[0] > 0
+        reader.close()
+
+
+def settled(tap: Tap) -> dict[str, Any]:
+    """Its status once all that was written is durable."""
+    return tap.until(durable=tap.ask("status")["number"])
 
 
 async def test_a_tap_that_is_told_to_end_waits_for_its_clients_and_leaves_all_durable(tmp_path: Path) -> None:
