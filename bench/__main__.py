@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from bench import copies, idle, kafka, machine, measure, report, scan, settle
+from bench import copies, idle, kafka, machine, measure, report, scan, settle, tap
 
 Measure = Callable[[Path, bool, int], report.Section]
 SECTIONS: dict[str, Measure] = {
@@ -21,8 +21,9 @@ SECTIONS: dict[str, Measure] = {
     "memory": copies.memory,
     "settle": settle.section,
     "idle": idle.section,
+    "tap": tap.section,
 }
-TOOLS = ("qemu-img", "qemu-nbd", "nbdcopy", "rsync", "dd", "java")
+TOOLS = ("qemu-img", "qemu-nbd", "nbdcopy", "nbdkit", "rsync", "dd", "java")
 ROOM = 40 * measure.GIB
 
 

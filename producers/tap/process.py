@@ -37,6 +37,9 @@ FLAGS = (
 )
 """All of it is true: zeros are a record of 16 bytes.  Not CAN_MULTI_CONN: one connection per disk keeps its order."""
 
+CONTROL_VERSION = 1
+"""Of what the control socket is asked and says: a tap outlives the upgrade of the daemon that began it."""
+
 PATIENCE = 10.0
 """Seconds that an orderly end waits for the medium."""
 
@@ -86,8 +89,9 @@ class Tap:
         and who finds writes knows which disks they are of."""
         self._sequencer.begin()
         self._settle()
-        if self._sequencer.broken:
-            raise errors.DeviceFailed(f"{self._order.spool}: {self._sequencer.broken.why}")
+        if self._sequencer.broken or self._writer.durable < self._writer.number:
+            why = self._sequencer.broken.why if self._sequencer.broken else f"not durable after {PATIENCE:g} s"
+            raise errors.DeviceFailed(f"{self._order.spool}: a tap cannot begin here: {why}")
         identity.save(self._order.spool, identity.me(), self._sequencer.nonce)
         signal.set_wakeup_fd(self._wake.fileno(), warn_on_full_buffer=False)
         signal.signal(signal.SIGTERM, self._terminated)
@@ -152,6 +156,7 @@ class Tap:
         sequencer, writer, replies = self._sequencer, self._writer, self._sequencer.replies
         clients = [one.codec.export.name for one in self._server.connections if one.codec is not None]
         return {
+            "version": CONTROL_VERSION,
             "pid": os.getpid(),
             "incarnation": sequencer.nonce.hex(),
             "disks": self._order.disks,

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import logging
 import time
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from engine.nbd.constants import Command
 from engine.nbd.server import Connection
@@ -25,8 +25,7 @@ RETRY = 10.0
 _log = logging.getLogger("vmferry.tap")
 
 
-@dataclass(frozen=True, slots=True)
-class Owed:
+class Owed(NamedTuple):
     """`replies` to what came at `since` (monotonic), all of it numbered below `number`; or, of those that ask for
     durability, their cookies."""
 

@@ -46,12 +46,12 @@ class Sequencer:
         self._data: list[bytes | memoryview] = []
         self._size = 0
         self._records: list[bytes] = []
-        self._unsynced_since = 0.0
 
     def begin(self) -> None:
-        """Say in the spool who begins.  Durable once the writer's next sync is done."""
+        """Say in the spool who begins.  Durable once the writer's next sync is done.  Raises Full, DeviceFailed."""
         self._entry(Kind.BEGAN, record.began(self._order.disks))
-        self.commit()
+        self._writer.append(self._records, self.number)
+        self._records = []
 
     def mark(self, words: str) -> int:
         """Put `words` into the order of the writes; gives their number."""
@@ -147,7 +147,6 @@ class Sequencer:
         if records and self.replies.policy is Ack.MEMORY:
             self.replies.answer()
         if records and self.broken is None:
-            self._unsynced_since = self._unsynced_since or time.monotonic()
             try:
                 self._writer.append(records, self.number)
             except errors.FerryError as why:
@@ -167,10 +166,9 @@ class Sequencer:
         now = time.monotonic()
         due = self.replies.tick(now)
         if self._writer.unsynced:
-            wait = 0.0 if self.replies.held else self._unsynced_since + self._order.sync_every - now
+            wait = 0.0 if self.replies.held else self._writer.since + self._order.sync_every - now
             if wait > 0:
                 return wait if due is None else min(wait, due)
-            self._unsynced_since = 0.0
             self._writer.sync()
         return due
 

@@ -57,6 +57,8 @@ class Writer:
         self._syncing = False
         self.spent = False
         """Nothing more is made durable: the medium failed."""
+        self.since = 0.0
+        """When the oldest was appended that no sync covers (monotonic)."""
         self.number = self.durable = 0
         self._synced = 0
         self._thread = threading.Thread(target=self._work, name="sync spool", daemon=True)
@@ -79,6 +81,8 @@ class Writer:
             self.spent = True
             raise
         self._room.landed(amount)
+        if self.number == self._synced:
+            self.since = time.monotonic()
         self.number = past
 
     @property
@@ -122,7 +126,9 @@ class Writer:
 
     def _open(self) -> Exclusive:
         with trouble.named(str(self._directory)):
-            self._directory.mkdir(parents=True, exist_ok=True)
+            # What a guest writes is nobody else's to read.
+            self._spool.mkdir(mode=0o700, parents=True, exist_ok=True)
+            self._directory.mkdir(exist_ok=True)
             for directory in (self._directory, self._spool):
                 linux.sync_directory(str(directory))
         log = Exclusive(self._directory)

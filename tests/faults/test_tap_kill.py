@@ -3,15 +3,21 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import random
+import signal
+import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from producers.tap import record, spool
+from engine.bus import segments
+from producers.tap import identity, record, spool
 from producers.tap.order import Ack
 from producers.tap.record import Entry, Kind
 from producers.tap.spool import Spool
+from tests.support import tools
 from tests.support.tapping import Tap, tapping
 from tests.support.writing import Writer, number_of
 
@@ -91,6 +97,40 @@ async def test_what_a_reader_is_shown_is_durable_and_stays(tmp_path: Path) -> No
         assert found(tap, 0)[: len(seen)] == seen
 
 
+def ship(reader: Spool, number: int) -> int:
+    """Read from `number` on, and let go, as the daemon does; the number past all that is durable."""
+    while number < reader.ends()[1]:
+        entries = reader.read(number, 4 << 20)
+        assert [entry.number for entry in entries] == list(range(number, number + len(entries)))
+        number += len(entries)
+        reader.trim(number)
+    return number
+
+
+async def test_a_spool_that_is_shipped_and_trimmed_takes_more_than_its_quota(tmp_path: Path) -> None:
+    with tapping(tmp_path, disks=DISKS, quota=320 << 20) as tap:
+        reader, number, longest = Spool(tap.order.spool), 0, 0
+        for turn in range(8):
+            writer = Writer(tap.order.socket, size=1 << 20)
+            running = asyncio.ensure_future(writer.run())
+            await writer.until(60)
+            writer.going = False
+            await running
+            status = await asyncio.to_thread(settled, tap)
+            while number < status["number"]:
+                number = ship(reader, number)
+            assert status["broken"] is None, f"turn {turn}"
+            longest = max(longest, reader.fill())
+        assert longest < 2 * segments.SEGMENT_SIZE  # space comes back by whole segments
+        assert reader.ends()[0] > 0
+        reader.close()
+
+
+def settled(tap: Tap) -> dict[str, Any]:
+    """Its status once all that was written is durable."""
+    return tap.until(durable=tap.ask("status")["number"])
+
+
 async def test_a_tap_that_is_told_to_end_waits_for_its_clients_and_leaves_all_durable(tmp_path: Path) -> None:
     with tapping(tmp_path, Ack.MEMORY, disks=DISKS) as tap:
         writer = Writer(tap.order.socket, depth=4)
@@ -156,6 +196,43 @@ async def test_replies_wait_for_the_bus_and_fall_to_the_spool_without_its_word(t
         )
         writer.going = False
         await running
+
+
+STARTER = """
+import sys, time
+from pathlib import Path
+from producers.tap import start
+process = start.start("run", Path(sys.argv[1]), Path(sys.argv[2]))
+print(process.pid, flush=True)
+time.sleep(3600)
+"""
+
+
+async def test_a_tap_outlives_who_began_it_and_is_found_again(tmp_path: Path) -> None:
+    with tapping(tmp_path, disks=DISKS) as tap:
+        tap.kill()
+        command = (sys.executable, "-c", STARTER, str(tmp_path / "order.json"), str(tap.log))
+        daemon = await asyncio.create_subprocess_exec(
+            *command, cwd=tools.ROOT, stdout=asyncio.subprocess.PIPE, start_new_session=True
+        )
+        assert daemon.stdout is not None
+        pid = int(await daemon.stdout.readline())
+        found = None
+        while found is None or found.pid != pid:
+            found = identity.load(tap.order.spool)
+            await asyncio.sleep(0)
+        os.killpg(daemon.pid, signal.SIGKILL)
+        await daemon.wait()
+        writer = Writer(tap.order.socket)
+        await asyncio.to_thread(tap.until, pid=pid)
+        running = asyncio.ensure_future(writer.run())
+        await writer.until(50)
+        assert found.alive()
+        with found.held() as held:
+            assert held is not None
+            assert identity.kill(held, 60)
+        await running
+        assert not found.alive()
 
 
 async def test_marks_stand_in_the_order_of_the_writes(tmp_path: Path) -> None:

@@ -7,12 +7,16 @@ import contextlib
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import AsyncIterator, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from producers.tap import watchdog
+from engine import errors
+from producers.tap import order as orders
+from producers.tap import start, watchdog
 from producers.tap.order import Ack
 from producers.tap.spool import Spool
 from tests.support import tools
@@ -123,6 +127,14 @@ def frozen(tmp_path: Path) -> Iterator[Path]:
         subprocess.run(("umount", "--lazy", str(mounted)), check=True)
 
 
+def said(tap: Tap, words: str) -> None:
+    """Return once the log has them."""
+    deadline = time.monotonic() + 60
+    while words not in tap.log.read_text():
+        assert time.monotonic() < deadline, tap.log.read_text()
+        time.sleep(0.01)
+
+
 def freeze(where: Path, how: str = "--freeze") -> None:
     subprocess.run((str(tools.find("fsfreeze")), how, str(where)), capture_output=True, check=how == "--freeze")
 
@@ -136,6 +148,7 @@ async def test_a_spool_whose_disk_hangs_does_not_hold_the_guest(tmp_path: Path, 
                 await asyncio.to_thread(freeze, frozen)
                 await goes_on(writer)
                 assert writer.longest > 0.7
+                await asyncio.to_thread(said, tap, "it hangs in the kernel")  # before it is written down
                 await asyncio.to_thread(freeze, frozen, "--unfreeze")
                 found = await ended(tap)
                 assert found.freed
@@ -202,3 +215,18 @@ async def test_a_spool_that_is_full_breaks_the_replica_and_not_the_guest(tmp_pat
         assert (found.number, found.why[:9]) == (broken["number"], broken["why"][:9])
         assert spool.ends() == (0, broken["number"])
         spool.close()
+
+
+async def test_a_tap_does_not_begin_on_a_spool_that_is_full(tmp_path: Path) -> None:
+    """Its daemon hears so, before it arms a mirror that would be broken at once."""
+    with tapping(tmp_path, quota=4 * MEBI) as tap:
+        writer = Writer(tap.order.socket, size=64 << 10)
+        running = asyncio.ensure_future(writer.run())
+        await writer.until(200)
+        writer.going = False
+        await running
+        tap.kill()
+        orders.save(tmp_path / "order.json", replace(tap.order, quota=1 * MEBI))
+        again = start.start("run", tmp_path / "order.json", tap.log)
+        assert await asyncio.to_thread(again.wait, 60) == errors.Full.exit_code
+        assert "quota of 1048576" in tap.log.read_text()

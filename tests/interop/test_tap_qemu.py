@@ -9,11 +9,13 @@ import socket
 import subprocess
 from pathlib import Path
 
+from engine.nbd.client import Client, Place
 from producers.tap.record import Entry, Kind
 from producers.tap.spool import Spool
 from tests.support import tools
 from tests.support.mirror import Host
 from tests.support.tapping import Tap, tapping
+from tests.support.writing import Writer, content, number_of
 
 MEBI = 1 << 20
 SIZE = 16 * MEBI
@@ -76,6 +78,34 @@ async def test_a_mirror_of_two_disks_replays_to_both_of_them(tmp_path: Path) -> 
         disks = replay(spooled(tap), SIZE, SIZE)
         for name, disk in zip(("vda", "vdb"), disks, strict=True):
             assert disk == host.image(name).read_bytes(), name
+
+
+async def test_what_depends_on_what_is_so_in_every_prefix_across_disks(tmp_path: Path) -> None:
+    """A number goes to vda, and once that was answered to vdb: vdb is never ahead, nor more than one behind."""
+    with tapping(tmp_path, disks={"vda": SIZE, "vdb": SIZE}) as tap:
+        host = Host(tmp_path / "host", SIZE, "vda", "vdb")
+        try:
+            await asyncio.to_thread(host.mirror, tap.order.socket)
+            ready = tap.ask("mark", words="READY")["number"]
+            clients = [await Client.connect(Place(socket=str(host.socket)), name) for name in ("vda", "vdb")]
+            noise = Writer(host.socket, "vda", depth=8)
+            running = asyncio.ensure_future(noise.run())
+            for count in range(200):
+                for client in clients:
+                    await client.write(8 * MEBI, content(count, 4096))
+            noise.going = False
+            await running
+            for client in clients:
+                await client.close()
+        finally:
+            host.close()
+        entries = spooled(tap)
+    said = [-1, -1]
+    for entry in entries[ready:]:
+        if entry.kind is Kind.WRITTEN and entry.start == 8 * MEBI:
+            said[entry.disk] = number_of(entry.data)
+        assert 0 <= said[0] - said[1] <= 1
+    assert said == [199, 199]
 
 
 async def test_tools_write_and_read_is_refused(tmp_path: Path) -> None:

@@ -14,9 +14,10 @@ from tests.support import tools
 
 
 class Host:
-    """A storage daemon with raw images `names` of `size` bytes.  Writers connect to `socket`, export by name."""
+    """A storage daemon with raw images `names` of `size` bytes, or with disks that keep nothing (`null`).  Writers
+    connect to `socket`, export by name."""
 
-    def __init__(self, where: Path, size: int, *names: str) -> None:
+    def __init__(self, where: Path, size: int, *names: str, null: bool = False) -> None:
         tools.need("qemu-storage-daemon")
         where.mkdir(parents=True, exist_ok=True)
         self.where, self.size, self.names = where, size, names
@@ -28,7 +29,9 @@ class Host:
             self.image(name).touch()
             with open(self.image(name), "r+b") as file:
                 file.truncate(size)
-            command += ["--blockdev", f"raw,node-name={name},file.driver=file,file.filename={self.image(name)}"]
+            below = f"file.driver=file,file.filename={self.image(name)}"
+            below = f"file.driver=null-co,file.size={size},file.read-zeroes=on" if null else below
+            command += ["--blockdev", f"raw,node-name={name},{below}"]
             command += ["--export", f"nbd,id=e-{name},node-name={name},name={name},writable=on"]
         self.process = subprocess.Popen(command)
         self._events: list[dict[str, Any]] = []
@@ -55,11 +58,13 @@ class Host:
             self._events.append(said)
         return said["return"]
 
-    def mirror(self, target: Path, sync: str = "full", stop: bool = True) -> None:
-        """Arm a mirror of every disk into the socket `target`, and wait until all of them are ready."""
+    def mirror(self, target: Path, sync: str = "full", stop: bool = True, export: str | None = None) -> None:
+        """Arm a mirror of every disk into the socket `target`, and wait until all of them are ready.  The exports
+        there are named as the disks unless `export` says how."""
         for name in self.names:
             self.qmp("blockdev-add", driver="raw", **{"node-name": f"t-{name}"}, file={
-                "driver": "nbd", "server": {"type": "unix", "path": str(target)}, "export": name, "reconnect-delay": 0,
+                "driver": "nbd", "server": {"type": "unix", "path": str(target)}, "reconnect-delay": 0,
+                "export": name if export is None else export,
             })  # fmt: skip
             self.qmp("blockdev-mirror", device=name, target=f"t-{name}", sync=sync, granularity=4096, **{
                 "job-id": f"j-{name}", "copy-mode": "write-blocking", "on-target-error": "stop" if stop else "report",

@@ -24,6 +24,7 @@ FLAGS = (
     | Transmission.SEND_FAST_ZERO
 )
 PAGE = 4096
+ZEROS = bytes(PAGE)
 
 
 def exports(**sizes: int) -> dict[str, Export]:
@@ -62,7 +63,7 @@ def extents(content: bytearray, start: int, past: int) -> Extents:
     found: Extents = []
     while start < past:
         stop = min(start // PAGE * PAGE + PAGE, past)
-        flags = 0 if any(content[start:stop]) else 3
+        flags = 3 if content[start:stop] == ZEROS[: stop - start] else 0
         if found and found[-1][1] == flags:
             found[-1] = (found[-1][0] + stop - start, flags)
         else:

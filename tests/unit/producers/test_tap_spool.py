@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -20,9 +21,9 @@ NONCE = b"n" * 16
 class Side:
     """A writer whose every record holds some entries of one byte each."""
 
-    def __init__(self, path: Path, quota: int = 1 << 30) -> None:
+    def __init__(self, path: Path, quota: int = 1 << 30, commit_every: float = 0.0) -> None:
         self._told = threading.Event()
-        self.writer = Writer(path, quota, 0.0, self._told.set)
+        self.writer = Writer(path, quota, commit_every, self._told.set)
 
     def append(self, *counts: int, size: int = 1) -> None:
         number, records = self.writer.number, []
@@ -121,6 +122,12 @@ def test_a_new_tap_never_uses_a_number_again(tmp_path: Path) -> None:
     reader.close()
 
 
+def test_nobody_else_reads_what_a_guest_writes(tmp_path: Path) -> None:
+    side = Side(tmp_path / "deep" / "spool")
+    assert (tmp_path / "deep" / "spool").stat().st_mode & 0o777 == 0o700
+    side.close()
+
+
 def test_only_one_tap_has_a_spool(tmp_path: Path, side: Side) -> None:
     with pytest.raises(errors.InUse):
         Writer(tmp_path, 1 << 30, 0.0, lambda: None)
@@ -176,3 +183,42 @@ def test_a_failed_sync_is_told_and_nothing_counts_as_durable(
     assert found is not None
     assert isinstance(found.error, errors.DeviceFailed)
     assert side.writer.durable == 2
+
+
+def test_what_was_synced_is_there_though_the_index_does_not_know_it_yet(tmp_path: Path) -> None:
+    """Replies go out behind the fdatasync, and the index is committed later: a cut between the two loses nothing."""
+    side = Side(tmp_path / "spool", commit_every=3600.0)
+    side.append(2)
+    side.sync()
+    side.append(3)
+    side.sync()
+    shutil.copytree(tmp_path / "spool", tmp_path / "cut")
+    reader = Spool(tmp_path / "cut")
+    assert reader.ends()[1] < 5
+    spool.recover(tmp_path / "cut")
+    assert reader.ends() == (0, 5)
+    assert numbers(reader, 0) == [0, 1, 2, 3, 4]
+    reader.close()
+    side.close()
+    reader = Spool(tmp_path / "spool")
+    assert reader.ends() == (0, 5)
+    reader.close()
+
+
+@pytest.mark.parametrize("torn", [1, 30, 70])
+def test_a_torn_tail_is_cut_and_what_is_before_it_stays(tmp_path: Path, torn: int) -> None:
+    side = Side(tmp_path)
+    side.append(2)
+    side.sync()
+    side.append(1, 4)
+    side.close()
+    (segment,) = (tmp_path / spool.TOPIC).glob("*.seg")
+    with open(segment, "r+b") as file:
+        file.truncate(segment.stat().st_size - torn)
+    side = Side(tmp_path)
+    assert side.writer.number == STRIDE
+    side.append(1)
+    side.sync()
+    reader = reading(tmp_path, side)
+    assert numbers(reader, 0) == [0, 1, 2, STRIDE]
+    reader.close()
