@@ -9,11 +9,12 @@ import time
 import uuid
 from collections.abc import Coroutine, Iterable, Iterator
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any
 
 from engine import errors, places, registry, units
 from engine.cli import kept
-from engine.daemon import wishes
+from engine.daemon import config, wishes
 from engine.daemon.config import Common, Config, StreamConfig
 from engine.daemon.daemon import Answer, Daemon, Request, lease_of, text
 from engine.daemon.job import Job
@@ -21,6 +22,7 @@ from engine.daemon.presence import Announcer
 from producers import leave, machines, post, roster, site
 from producers.follow import Follow
 from producers.pace import Peer
+from producers.protecting import Protecting
 from producers.retain import Retain, steady
 from schemas import control, topics
 from schemas.identity import Volume
@@ -146,8 +148,13 @@ class SourceDaemon(Daemon):
         self.gone: dict[bytes, control.Present] = {}
         "Streams that were forgotten here: said for as long as we run."
         self.doing |= {"rate": self._rate, "cut": self._cut, "forget": self._forget}
+        self.doing |= Protecting(self).requests()
+
+    def read(self, file: Path) -> Config:
+        return config.load(file, self.side, config.protected(self.where.root))
 
     async def begin(self) -> None:
+        self.config = await asyncio.to_thread(self.read, self.common.file)  # with what `protect` added
         for one in self.config.streams:
             self._serve(one)
 

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from engine.daemon.config import Common, StreamConfig
+from engine.hypervisor.connection import Hypervisor
 from producers.image import ImageSource
 from producers.machine.fleet import Captured, Fleet
 from producers.machine.source import MachineSource
@@ -16,14 +17,18 @@ class Machines:
     """Those of one hypervisor."""
 
     def __init__(self, common: Common) -> None:
-        self._fleet, self._scratch = Fleet(common.hypervisor), Path(common.scratch)
+        self._fleet, self.scratch = Fleet(common.hypervisor), Path(common.scratch)
+
+    async def hypervisor(self) -> Hypervisor:
+        """Raises Usage, Transient."""
+        return await self._fleet.hypervisor()
 
     def captured(self, one: StreamConfig) -> Captured | None:
         """How a stream's machine is captured; None for one that is of disks."""
         if not one.vm:
             return None
         fleet, exclude = self._fleet, frozenset(one.exclude)
-        return Captured(fleet.hypervisor, fleet.url, self._scratch, one.mode != "scan", exclude, one.freeze)
+        return Captured(fleet.hypervisor, fleet.url, self.scratch, one.mode != "scan", exclude, one.freeze)
 
     async def resolved(self, one: StreamConfig) -> StreamConfig:
         """What stands in the config, with the UUID and the disks that libvirt tells.
@@ -32,7 +37,7 @@ class Machines:
         """
         if not one.vm:
             return one
-        domain = await (await self._fleet.hypervisor()).domain(one.vm)
+        domain = await (await self.hypervisor()).domain(one.vm)
         there = tuple((disk.name, disk.path) for disk in domain.captured if disk.name not in one.exclude)
         return replace(one, id=domain.uuid, disks=there)
 

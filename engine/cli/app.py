@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from engine import places, units
-from engine.cli import daemons, ending, keeping, leaving, machine, setting, watching
+from engine.cli import daemons, ending, keeping, leaving, machine, protecting, setting, watching
 from engine.cli import rate as rating
 from engine.cli import replicate as replicating
 from engine.cli.options import BusConfig, Debug, Json, State
@@ -102,6 +102,7 @@ keeping.add(app)
 daemons.add(app, keeping.target)
 leaving.add(app, keeping.target)
 machine.add(keeping.target)
+protecting.add(app)
 
 
 def main() -> None:

@@ -45,7 +45,7 @@ def move(
         copied = units.shown(said["copied"])
         which = f"{said['disk']} of its replica" if len(said["disks"]) > 1 else "its replica"
         told = f"{said['label']}: {which} is {said['target']} now; {copied} of data, equal to its digests"
-        _say(said, [told, f"the old one stays until you remove it: {said['old']}"], as_json)
+        say(said, [told, f"the old one stays until you remove it: {said['old']}"], as_json)
 
 
 def take(
@@ -55,7 +55,7 @@ def take(
     with ending.told(as_json, debug):
         said = daemons.ask(options.places_of(state), {"do": "take", "stream": stream}, ("target",))
         words = "it is taken" if said["taken"] else f"not taken: {said['why']}"
-        _say(said, [f"{stream}: {words}"], as_json)
+        say(said, [f"{stream}: {words}"], as_json)
 
 
 def forget(
@@ -75,7 +75,7 @@ def forget(
         if purge and not yes:
             _confirm(stream, as_json)
         said = _forgotten(where, {"do": "forget", "stream": stream, "purge": purge, "replica": replica}, as_json)
-        _say(said, _lines(said), as_json)
+        say(said, lines(said), as_json)
 
 
 def _confirm(stream: str, as_json: bool) -> None:
@@ -102,7 +102,7 @@ def _forgotten(where: places.Places, asked: dict[str, Any], as_json: bool) -> di
     return kept.forgotten(found, stays, note, asked["purge"])
 
 
-def _lines(said: dict[str, Any]) -> list[str]:
+def lines(said: dict[str, Any]) -> list[str]:
     head = f"{said['label']}: forgotten{', and removed' if said['purged'] else ''}"
     found = [f"{'gone' if one['removed'] else 'stays':<10} {_what(one)}" for one in said["stays"]]
     found += (
@@ -118,7 +118,7 @@ def _what(one: dict[str, Any]) -> str:
     return f"{one['what']}: {one['path']}{size}"
 
 
-def _say(said: dict[str, Any], lines: list[str], as_json: bool) -> None:
+def say(said: dict[str, Any], lines: list[str], as_json: bool) -> None:
     if as_json:
         ending.emit({"event": "end", "ok": True, **said})
     else:

@@ -47,11 +47,15 @@ def _state(one: Answer) -> str:
 
 
 def _source(one: Answer) -> list[str]:
-    found = [f"stream     {one['label']} ({one['stream'] or 'no UUID yet'})", f"  disk     {one['disk']}"]
+    found = [f"stream     {one['label']} ({one['stream'] or 'no UUID yet'})"]
+    found += [f"  vm       {one['vm']}"] if one["vm"] else []
+    found += [f"  disk     {one['disk']}"] if one["disk"] else []
     found += [f"  {line}" for line in kept.further(one)]
     found.append(f"  state    {_state(one)}")
     if "epoch" not in one:
         return found
+    if one["rung"]:
+        found.append(f"  capture  {one['rung']}{f': {why}' if (why := one['rung_why']) else ''}")
     rate = f"{units.shown(one['rate'])}/s at most" if one["rate"] else "no limit"
     found.append(
         f"  sent     {units.shown(one['sent_bytes'])} since it was opened, {rate}; epoch {one['epoch']} sealed"

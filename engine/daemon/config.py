@@ -117,11 +117,16 @@ class Config:
     "Names of streams that stand in the config and cannot be used as they stand."
 
 
-def load(file: Path, side: str) -> Config:
+def protected(state: Path) -> Path:
+    """Where the fragments lie that `vmferry protect` makes."""
+    return state / "source" / "protected"
+
+
+def load(file: Path, side: str, protected: Path | None = None) -> Config:
     """The config of a `side` ("source" or "target").  Raises Misset for what nobody can run with, NotFound, Usage.
 
     Fragments are FILE without its suffix and `.d`, `*.toml` in the order of their names: /etc/vmferry/source.toml has
-    /etc/vmferry/source.d/.
+    /etc/vmferry/source.d/; and those in `protected`.
     """
     main = read(file.absolute())
     reader = Reader(main)
@@ -129,8 +134,8 @@ def load(file: Path, side: str) -> Config:
     if reader.problems:
         raise Misset(reader.problems)
     sources, problems = [main], list[str]()
-    folder = main.path.with_suffix(".d")
-    for path in sorted(folder.glob("*.toml")) if folder.is_dir() else ():
+    folders = [main.path.with_suffix(".d"), *([protected] if protected is not None else [])]
+    for path in [path for folder in folders if folder.is_dir() for path in sorted(folder.glob("*.toml"))]:
         try:
             sources.append(read(path))
         except errors.Usage as why:

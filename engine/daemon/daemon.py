@@ -229,12 +229,20 @@ class Daemon(ABC):
     async def _resume(self, asked: Request) -> Answer:
         return await self.pause(text(asked, "stream"), False)
 
+    def read(self, file: Path) -> config.Config:
+        """The config as it is now.  Raises as config.load."""
+        return config.load(file, self.side)
+
+    async def reload(self) -> Answer:
+        """As SIGHUP does."""
+        return await self._reload({})
+
     async def _reload(self, _asked: Request) -> Answer:
         """Read the config again.  One that nobody can run with is refused; what is wrong with a stream stays there."""
         async with self._deciding:
             self._manager.reloading()
             try:
-                now = await asyncio.to_thread(config.load, self.common.file, self.side)
+                now = await asyncio.to_thread(self.read, self.common.file)
             except errors.FerryError:
                 self._manager.ready(self._words())
                 raise

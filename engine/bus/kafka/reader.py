@@ -40,16 +40,22 @@ class Reader:
         self._next: int | None = None
         self._known_end = 0
         self._proved = 0.0
+        self._reads = 0
+        "Calls of `read` that are under way: one that was left may end while the next goes on."
         self._rest: asyncio.TimerHandle | None = None
         self._resting: asyncio.Task[None] | None = None
 
     async def read(self, offset: int, limit: int, wait: float) -> list[Entry]:
         """As ports.Log.read."""
         self._stay()
+        self._reads += 1
         try:
             return await self._read(offset, limit, wait)
         finally:
-            self._rest = asyncio.get_running_loop().call_later(_REST, self._let_go)
+            self._reads -= 1
+            if not self._reads:
+                self._stay()
+                self._rest = asyncio.get_running_loop().call_later(_REST, self._let_go)
 
     def _stay(self) -> None:
         rest, self._rest = self._rest, None
@@ -57,9 +63,19 @@ class Reader:
             rest.cancel()
 
     def _let_go(self) -> None:
-        self._resting = asyncio.ensure_future(self._drop())
-        # One that does not stop in order is let go of all the same.
-        self._resting.add_done_callback(lambda ended: ended.cancelled() or ended.exception())
+        """At once: a read that begins now finds nothing of it, and seeks."""
+        consumer = self._taken()
+        if consumer is not None:
+            self._resting = asyncio.ensure_future(_stop(consumer))
+            # One that does not stop in order is let go of all the same.
+            self._resting.add_done_callback(lambda ended: ended.cancelled() or ended.exception())
+
+    def _taken(self) -> Any:
+        """The consumer, which is nobody's now."""
+        self._next = None
+        self._fetched.clear()
+        consumer, self._consumer = self._consumer, None
+        return consumer
 
     async def _read(self, offset: int, limit: int, wait: float) -> list[Entry]:
         try:
@@ -132,10 +148,7 @@ class Reader:
             await asyncio.wait([self._resting])
 
     async def _drop(self) -> None:
-        """A read that comes meanwhile finds nothing of it, and seeks."""
-        self._next = None
-        self._fetched.clear()
-        consumer, self._consumer = self._consumer, None
+        consumer = self._taken()
         if consumer is not None:
             await _stop(consumer)
 
