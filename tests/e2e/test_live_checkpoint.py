@@ -30,7 +30,7 @@ def libvirtd() -> Iterator[Libvirtd]:
 def sites(tmp_path: Path, libvirtd: Libvirtd) -> Iterator[Sites]:
     made = Sites(tmp_path, every="1s")
     made.source.config |= {"hypervisor": libvirtd.uri, "scratch": str(libvirtd.folder / "scratch")}
-    made.source.config["streams"][NAME] = {"vm": "guest"}
+    made.source.config["streams"][NAME] = {"vm": "guest", "keep": "1d"}
     made.source.write()
     try:
         yield made
@@ -75,12 +75,15 @@ def captured(sites: Sites, rung: str) -> None:
 
 
 def equal(sites: Sites, vm: Vm) -> bool:
-    """Whether the replicas are the disks of a machine that is off, as `qemu-img compare` sees them."""
+    """Whether the replicas are the disks of a machine that is off, as `qemu-img compare` sees them: it needs a target
+    that lets go of them."""
     pairs = zip(vm.disks.values(), replicas(sites), strict=True)
-    return all(
-        subprocess.run(["qemu-img", "compare", "-q", "-F", "raw", one, other], check=False).returncode == 0
-        for one, other in pairs
-    )
+    sites.target.stop()
+    found = [
+        subprocess.run(["qemu-img", "compare", "-q", "-F", "raw", *pair], check=False).returncode for pair in pairs
+    ]
+    sites.target.start()
+    return not any(found)
 
 
 def test_a_running_machine_is_replicated_and_every_epoch_is_of_one_instant(
