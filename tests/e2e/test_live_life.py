@@ -58,6 +58,20 @@ def test_somebody_elses_backup_is_waited_for_and_not_touched(web: Protected) -> 
     web.ends_equal()
 
 
+def test_a_libvirtd_that_is_killed_and_comes_again_is_found_and_the_guest_runs_on(web: Protected) -> None:
+    vm = web.vm
+    pid, mark = vm.pid, vm.mark()
+    for _ in range(3):
+        vm.libvirtd.kill()
+        web.troubled("systemctl start libvirtd")
+        vm.libvirtd.start()
+        web.captured("checkpoint")
+    vm.wait_beats(5)
+    assert vm.pid == pid
+    assert vm.longest(mark) < 2
+    web.ends_equal()
+
+
 def test_a_disk_that_is_plugged_in_is_captured_and_one_that_is_pulled_stays_as_it_was(web: Protected) -> None:
     vm = web.vm
     path = vm.folder / "vdc.qcow2"
@@ -73,4 +87,12 @@ def test_a_disk_that_is_plugged_in_is_captured_and_one_that_is_pulled_stays_as_i
     said = {one["name"]: one["gone"] for one in web.source()["disks"]}
     assert said == {"vda": "", "vdb": "", "vdc": "not in the config any more: its volume stays as it was"}
     vm.disks["vdc"] = path
+    web.ends_equal()
+
+
+def test_a_disk_that_grows_grows_at_the_target(web: Protected) -> None:
+    vm = web.vm
+    _patiently(web, "blockresize", vm.name, "vdb", f"{96 * MIB}B")
+    web.wait(lambda: web.replica("vdb").stat().st_size == 96 * MIB)
+    web.captured("checkpoint")
     web.ends_equal()
