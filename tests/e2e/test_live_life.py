@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -96,3 +97,33 @@ def test_a_disk_that_grows_grows_at_the_target(web: Protected) -> None:
     web.wait(lambda: web.replica("vdb").stat().st_size == 96 * MIB)
     web.captured("checkpoint")
     web.ends_equal()
+
+
+@pytest.mark.parametrize("how", ["checkpoint", "bitmap"])
+def test_a_checkpoint_that_somebody_took_away_is_told_and_made_anew(how: str, web: Protected) -> None:
+    vm = web.vm
+    steps = len(web.stepped())
+
+    def taken() -> bool:
+        """Whether the one that the next pass stands on is gone: one was taken, and everything was read."""
+        for name in vm.libvirtd.virsh("checkpoint-list", vm.name, "--name").split():
+            if how == "checkpoint":
+                vm.libvirtd.virsh("checkpoint-delete", vm.name, name, check=False)
+            else:
+                _remove_bitmap(vm, name)
+        return any(rung == "scan" for rung, _ in web.stepped()[steps:])
+
+    web.wait(taken)
+    reason = next(reason for rung, reason in web.stepped()[steps:] if rung == "scan")
+    assert ("is gone" if how == "checkpoint" else "changes since then are not known") in reason
+    web.captured("checkpoint")
+    web.ends_equal()
+
+
+def _remove_bitmap(vm: Vm, name: str) -> None:
+    """Behind libvirt's back, from every disk that has it; what a job uses stays."""
+    nodes = json.loads(vm.libvirtd.virsh("qemu-monitor-command", vm.name, '{"execute": "query-named-block-nodes"}'))
+    for node in nodes["return"]:
+        if any(one.get("name") == name for one in node.get("dirty-bitmaps", ())):
+            command = {"execute": "block-dirty-bitmap-remove", "arguments": {"node": node["node-name"], "name": name}}
+            vm.libvirtd.virsh("qemu-monitor-command", vm.name, json.dumps(command))
