@@ -29,6 +29,11 @@ REFUSED = (
     " `vmferry pause` ends the pass, `vmferry resume` goes on"
 )
 
+REVERT = (
+    "QEMU 7.2 does not start from an internal snapshot of a disk that a checkpoint counts in: `virsh snapshot-revert`"
+    " fails and leaves the machine off; `vmferry unprotect` first, and `vmferry protect` afterwards"
+)
+
 
 class Protecting:
     """The requests of one source daemon about machines."""
@@ -123,7 +128,7 @@ def _warnings(domain: Domain, disks: list[Answer], asked: Request) -> list[str]:
         found.append("the state of its TPM is not captured: what it has sealed cannot be opened from the replica")
     if asked.get("freeze") and not domain.agent:
         found.append("it has no channel for a guest agent: its cuts are those of a power cut, not frozen ones")
-    return [*found, REFUSED]
+    return [*found, REFUSED, *([] if asked.get("mode") == "scan" else [REVERT])]
 
 
 def _fragment(domain: Domain, exclude: list[str], asked: Request) -> str:

@@ -138,15 +138,19 @@ class Hypervisor:
         await self._machine(uuid, "begin a backup", begin)
 
     async def end_backup(self, uuid: str) -> None:
-        """End the backup that runs, whoever began it: its view, exports and scratch are gone.  Repeatable."""
+        """End the backup that runs, whoever began it: its view, exports and scratch are gone.  Repeatable.
 
-        def end(one: Any) -> None:
-            if lookup.backup(one) is not None:
+        One that somebody else begins as soon as it can be is not waited for."""
+
+        def end(one: Any) -> str | None:
+            xml = lookup.backup(one)
+            if xml is not None:
                 one.abortJob()
+            return None if xml is None else domain.backup_socket(xml)
 
-        await self._machine(uuid, "end the backup", end)
+        ended = await self._machine(uuid, "end the backup", end)
         until = time.monotonic() + END
-        while await self.backup_socket(uuid) is not None:
+        while ended is not None and await self.backup_socket(uuid) == ended:
             if time.monotonic() > until:
                 raise errors.Transient(f"machine {uuid}: its backup has not ended after {END:g} s")
             await asyncio.sleep(0.05)

@@ -30,7 +30,10 @@ async def _run(url: str, machine: str, seconds: float) -> int:
                 return 0
             except errors.FerryError as why:
                 sys.stderr.write(f"vmferry: {machine} may be frozen still: {why}\n")
-                await asyncio.sleep(_PAUSE)
+            began = time.monotonic()
+            if await asyncio.to_thread(_told_done, _PAUSE):
+                return 0  # who froze it lives, and asks again with the next pass
+            await asyncio.sleep(max(0.0, _PAUSE - (time.monotonic() - began)))
         return 1
     finally:
         await machines.close()

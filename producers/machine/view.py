@@ -81,13 +81,8 @@ class View:
     async def _watch_room(self) -> None:
         """Give the view up before the guest could feel that its scratch files find no room."""
         while True:
-            room = os.statvfs(self._place)
-            free = room.f_bavail * room.f_frsize
-            if free < LEAST:
-                self.given_up = (
-                    f"{self._place}: {units.shown(free)} are left for what {self._domain.name} writes while it is read,"
-                    f" and {units.shown(LEAST)} are wanted: make room there, or let `scratch` name another directory"
-                )
+            if short := _short(self._place, self._domain.name):
+                self.given_up = short
                 log.warning("%s", self.given_up)
                 await self._end()
                 return
@@ -126,6 +121,8 @@ async def open_view(
     """
     await end_leftover(machines, domain, place)
     _sweep(place, wanted.disks)
+    if short := _short(place, domain.name):
+        raise errors.Full(short)  # before any job: it is tried again and again
     view = View(machines, domain, place, wanted)
     try:
         await fix(view.begin)
@@ -164,6 +161,18 @@ def make_place(base: Path, machine: str, qemu: tuple[int, int] | None) -> Path:
             " name a directory that this user and QEMU's may write to"
         ) from why
     return place
+
+
+def _short(place: Path, machine: str) -> str:
+    """What is wrong with the room for scratch files; nothing where there is enough."""
+    room = os.statvfs(place)
+    free = room.f_bavail * room.f_frsize
+    if free >= LEAST:
+        return ""
+    return (
+        f"{place}: {units.shown(free)} are left for what {machine} writes while it is read,"
+        f" and {units.shown(LEAST)} are wanted: make room there, or let `scratch` name another directory"
+    )
 
 
 def _socket(place: Path) -> Path:

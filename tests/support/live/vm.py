@@ -6,6 +6,7 @@ import base64
 import contextlib
 import json
 import os
+import shutil
 import signal
 import time
 import uuid
@@ -71,6 +72,7 @@ class Vm:
         self._load = f" vmferry.beat={beat * 1e6:.0f} vmferry.file={file * 1e6:.0f}" if load else ""
 
     def __enter__(self) -> Self:
+        shutil.rmtree(self.folder, ignore_errors=True)  # what an earlier one of this name left
         self.folder.mkdir()
         for path in self.disks.values():
             machine.make_disk(path, self._size, self.format)
