@@ -53,6 +53,7 @@ class Served:
             self.daemon.announcer.news(self.record.identity)
         self.asked = wishes.load(self.daemon.where.source(self.record.stream))
         if self.asked.paused:
+            await self.daemon.machines.let_go(self.config, self.record.stream)
             job.note("paused", "by an operator: `vmferry resume` lets it go on")
             await job.nap(3600)
             return

@@ -9,6 +9,7 @@ from typing import Any
 from engine.daemon.config import Common, StreamConfig
 from engine.hypervisor.connection import Hypervisor
 from producers.image import ImageSource
+from producers.machine import clean
 from producers.machine.fleet import Captured, Fleet
 from producers.machine.source import MachineSource
 
@@ -40,6 +41,12 @@ class Machines:
         domain = await (await self.hypervisor()).domain(one.vm)
         there = tuple((disk.name, disk.path) for disk in domain.captured if disk.name not in one.exclude)
         return replace(one, id=domain.uuid, disks=there)
+
+    async def let_go(self, one: StreamConfig, machine: str) -> None:
+        """Nothing of ours stays with the machine while its stream is paused: all that libvirt, and QEMU, refuse because
+        of a job or a checkpoint can be done.  The next pass reads everything."""
+        if one.vm:
+            await clean.machine(await self.hypervisor(), machine, self.scratch / machine)
 
     async def close(self) -> None:
         """Repeatable."""

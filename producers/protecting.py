@@ -26,12 +26,12 @@ if TYPE_CHECKING:
 
 REFUSED = (
     "while a pass is under way libvirt refuses to migrate or save it, to resize or detach a disk, and another backup:"
-    " `vmferry pause` ends the pass, `vmferry resume` goes on"
+    " `vmferry pause` ends the pass and takes checkpoints away, `vmferry resume` goes on and reads everything once"
 )
 
 REVERT = (
     "QEMU 7.2 does not start from an internal snapshot of a disk that a checkpoint counts in: `virsh snapshot-revert`"
-    " fails and leaves the machine off; `vmferry unprotect` first, and `vmferry protect` afterwards"
+    " fails and leaves the machine off; `vmferry pause` first, and `vmferry resume` afterwards"
 )
 
 

@@ -62,6 +62,8 @@ class Domain:
     "The path of its UEFI variables."
     agent: bool = False
     "It has a channel for a guest agent; whether one answers is another question."
+    connected: bool = False
+    "An agent has opened that channel since the machine was started."
     tpm: bool = False
 
     @property
@@ -101,12 +103,12 @@ def parse(
     uuid, name = root.findtext("uuid", "").strip(), root.findtext("name", "")
     if not uuid or not name:
         raise errors.Usage("libvirt's description of a machine has no UUID or no name")
-    channels = (target.get("name") for target in root.iterfind("devices/channel/target"))
+    channels = {target.get("name"): target.get("state") for target in root.iterfind("devices/channel/target")}
     return Domain(
         uuid=uuid, name=name, active=active, paused=paused, persistent=persistent,
         disks=tuple(_disk(one, resolve) for one in root.iterfind("devices/disk")),
         definition=definition or xml, nvram=_nvram(root), agent=AGENT in channels,
-        tpm=root.find("devices/tpm") is not None,
+        connected=channels.get(AGENT) == "connected", tpm=root.find("devices/tpm") is not None,
     )  # fmt: skip
 
 

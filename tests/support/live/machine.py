@@ -42,7 +42,11 @@ for name in $(ls /sys/block | grep ^vd); do
     echo "vmferry-guest: $name does not mount"
     rmdir /mnt/$name
 done
-port=$(grep -l org.qemu.guest_agent.0 /sys/class/virtio-ports/*/name)
+tries=0
+while [ -n "$agent" ] && [ $tries -lt 300 ]; do  # the name of a port comes a little after its driver
+    port=$(grep -l org.qemu.guest_agent.0 /sys/class/virtio-ports/*/name 2>/dev/null) && break
+    sleep 0.1; tries=$((tries + 1))
+done
 if [ -n "$port" ] && [ "$agent" != none ]; then
     qemu-ga -m virtio-serial -p /dev/$(basename $(dirname $port)) -t /run > /run/agent.log 2>&1 &
     [ $agent = on ] || {{ sleep 1; kill -STOP $!; echo "vmferry-guest: the agent is stopped"; }}
