@@ -187,6 +187,6 @@ def test_who_qemu_runs_as() -> None:
 )
 def test_whether_an_agent_has_come_is_what_the_running_machine_says(state: str, connected: bool) -> None:
     channel = f"<channel type='unix'><target type='virtio' name='{domain.AGENT}'{state}/></channel>"
-    xml = f"<domain><name>web</name><uuid>8c550ff1-2496-47a2-997a-e4061acd4d62</uuid><devices>{channel}</devices></domain>"
-    found = domain.parse(xml, active=True)
+    named = "<name>web</name><uuid>8c550ff1-2496-47a2-997a-e4061acd4d62</uuid>"
+    found = domain.parse(f"<domain>{named}<devices>{channel}</devices></domain>", active=True)
     assert (found.agent, found.connected) == (True, connected)
