@@ -15,6 +15,7 @@ from engine.replica import Replica, Skip
 from engine.store import replicas, undo
 from engine.store.replicas import KeptEpoch
 from engine.store.undo import UndoLog
+from producers.ear import Ear
 from schemas import events, receipts
 from tests.support.sim.planting import bug, put
 from tests.support.sim.process import SimDevice
@@ -335,12 +336,14 @@ def open_epoch_kept_on_started(stack: ExitStack) -> None:
 
 @bug(zombies=0.5, crashes=0.2)
 def fenced_not_said_on_open(stack: ExitStack) -> None:
+    """A pair: a producer also learns it from what replicas say to the one that took over."""
     real = Replica._fenced
 
     def fenced(self: Replica, address: Any, event: Any) -> Any:
         return Skip() if isinstance(event, events.Open) else real(self, address, event)
 
     put(stack, Replica, "_fenced", fenced)
+    put(stack, Ear, "_outdone", lambda self, other: None)
 
 
 @bug(lost_tails=0.4)
