@@ -26,7 +26,7 @@ class Ours:
         command = (sys.executable, "-m", "tests.support.nbd_memory", str(self.socket), f"vda={SIZE}", "vdb=1048576")
         self.process = subprocess.Popen(command, cwd=tools.ROOT)
         deadline = time.monotonic() + 60
-        while not self.socket.exists():
+        while not _listens(self.socket):
             assert self.process.poll() is None
             assert time.monotonic() < deadline
             time.sleep(0.01)
@@ -37,6 +37,12 @@ class Ours:
     def stop(self) -> None:
         self.process.kill()
         self.process.wait(10)
+
+
+def _listens(path: Path) -> bool:
+    """A socket's file is there a moment before anybody listens on it."""
+    with socket.socket(socket.AF_UNIX) as caller:
+        return caller.connect_ex(str(path)) == 0
 
 
 @pytest.fixture

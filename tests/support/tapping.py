@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from engine import errors
 from producers.tap import order as orders
 from producers.tap import start
 from producers.tap.control import Line
@@ -52,11 +53,14 @@ class Tap:
             line.close()
 
     def until(self, **wanted: Any) -> dict[str, Any]:
-        """Its status, once that says all that is wanted."""
+        """Its status, once it answers and that says all that is wanted."""
         deadline = time.monotonic() + 60
         while True:
-            status = self.ask("status")
-            if all(status[name] == value for name, value in wanted.items()):
+            try:
+                status = self.ask("status")
+            except errors.Transient as why:  # its socket is not there yet
+                status = {"error": str(why)}
+            if all(status.get(name) == value for name, value in wanted.items()):
                 return status
             assert time.monotonic() < deadline, status
             time.sleep(0.01)

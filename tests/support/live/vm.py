@@ -122,8 +122,9 @@ class Vm:
                 wait_until(lambda: "return" in self.libvirtd.virsh(*ping, check=False), "its agent answers")
 
     def shut_down(self) -> None:
-        """An orderly end, asked for through the agent: disks are unmounted."""
-        self.libvirtd.virsh("shutdown", self.name, "--mode", "agent")
+        """An orderly end, asked for through the agent: disks are unmounted.  Asked again while it is frozen."""
+        words = ("shutdown", self.name, "--mode", "agent")
+        wait_until(lambda: "error" not in self.libvirtd.virsh(*words, check=False), "its agent takes the shutdown")
         wait_until(lambda: self.state() == "shut off", f"{self.name} is shut off", said=self.last_words)
 
     def destroy(self) -> None:
