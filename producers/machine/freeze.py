@@ -35,6 +35,8 @@ class Freezer:
     def __init__(self, machines: Hypervisor, url: str, machine: str, directory: Path) -> None:
         self._machines, self._url, self._machine = machines, url, machine
         self._intent = directory / FILE
+        self._left: set[asyncio.Future[int]] = set()
+        "What still thaws after we gave up."
         self.why = ""
 
     async def around(self, fix: Callable[[], Awaitable[T]]) -> tuple[T, bool]:
@@ -42,17 +44,23 @@ class Freezer:
         self.why = ""
         linux.replace_text(self._intent, json.dumps({"version": 1, "machine": self._machine}))
         guard = await self._guard()
+        if guard is None:
+            return await fix(), False
+        thawed = False
         try:
             frozen = await self._freeze()
             try:
                 return await fix(), frozen
             finally:
-                await self._thaw()
+                thawed = await self._thaw(frozen)
         finally:
-            await _dismiss(guard)
+            if thawed:
+                await _dismiss(guard)
+            else:
+                self._leave(guard)
 
-    async def _guard(self) -> asyncio.subprocess.Process:
-        """The process that thaws in our place.  Raises Transient where it does not come up: then nothing is frozen."""
+    async def _guard(self) -> asyncio.subprocess.Process | None:
+        """The process that thaws in our place; None where it does not come up: then nothing is frozen."""
         words = (sys.executable, "-m", "producers.machine.thaw", self._url, self._machine, str(LONGEST))
         guard = await asyncio.create_subprocess_exec(
             *words, stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE, start_new_session=True
@@ -65,8 +73,19 @@ class Freezer:
             line = b""
         if line != b"ready\n":
             await _dismiss(guard)
-            raise errors.Transient(f"{self._machine} is not frozen: the process that would thaw it did not come up")
+            self.why = "it was not frozen: the process that would thaw it did not come up"
+            log.warning("%s: %s", self._machine, self.why)
+            return None
         return guard
+
+    def _leave(self, guard: asyncio.subprocess.Process) -> None:
+        """It goes on thawing, for as long as it tries: an agent that is silent now may freeze, or stay frozen, later.
+        Nobody waits for it."""
+        if guard.stdin is not None:
+            guard.stdin.close()
+        task = asyncio.ensure_future(guard.wait())
+        self._left.add(task)
+        task.add_done_callback(self._left.discard)
 
     async def _freeze(self) -> bool:
         try:
@@ -79,23 +98,23 @@ class Freezer:
             self.why = "its agent found no file system to freeze"
         return bool(count)
 
-    async def _thaw(self) -> None:
-        """Always, also where the freeze failed: an agent may do it after it was given up."""
+    async def _thaw(self, frozen: bool) -> bool:
+        """Whether it was thawed.  Tried also where the freeze failed: an agent may do it after it was given up."""
         try:
             await self._machines.thaw(self._machine, AGENT)
         except errors.FerryError as why:
-            if self.why:
-                return  # an agent that did not answer the freeze
-            log.error("%s may be frozen still, and is asked again: `virsh domfsthaw`: %s", self._machine, why)
-            raise
+            if frozen:
+                self.why = (
+                    f"it may be frozen still, and is asked to thaw for a minute: `virsh domfsthaw` does it: {why}"
+                )
+                log.error("%s: %s", self._machine, self.why)
+            return False
         self._intent.unlink(missing_ok=True)
+        return True
 
-    async def recover(self) -> None:
-        """Thaw what a killed run may have left frozen."""
-        if self._intent.exists():
-            log.warning("%s may have been left frozen: it is thawed", self._machine)
-            with contextlib.suppress(errors.FerryError):  # not running, or no agent: nothing is frozen then
-                await self._machines.thaw(self._machine, AGENT)
+    async def recover(self, runs: bool) -> None:
+        """Thaw what a killed run may have left frozen.  A machine that does not run is not frozen any more."""
+        if self._intent.exists() and (not runs or await self._thaw(frozen=True)):
             self._intent.unlink(missing_ok=True)
 
 

@@ -83,7 +83,7 @@ class MachineSource:
         domain = await self._look()
         await end_leftover(self._machines, domain, self._place)
         if self._manner.freezer is not None:
-            await self._manner.freezer.recover()
+            await self._manner.freezer.recover(domain.active)
         for one in await self._machines.checkpoints(domain.uuid) if domain.active else ():
             if one.name.startswith(PREFIX) and one.name != self._anchor.checkpoint:
                 await self._machines.drop_checkpoint(domain.uuid, one.name)
@@ -123,6 +123,11 @@ class MachineSource:
             domain = await self._look()
         self._met = domain.active
         return domain
+
+    @property
+    def unfrozen(self) -> str:
+        """Why the last cut was not a frozen one, where it was to be; or that the guest may be frozen still."""
+        return self._manner.freezer.why if self._manner.freezer is not None else ""
 
     def volumes(self) -> tuple[Volume, ...]:
         """The disks as they were last seen."""
