@@ -53,7 +53,8 @@ class Served:
             self.daemon.announcer.news(self.record.identity)
         self.asked = wishes.load(self.daemon.where.source(self.record.stream))
         if self.asked.paused:
-            await self.daemon.machines.let_go(self.config, self.record.stream)
+            if self.config.vm:
+                await self.daemon.machines.let_go(self.record.stream)
             job.note("paused", "by an operator: `vmferry resume` lets it go on")
             await job.nap(3600)
             return
@@ -258,10 +259,10 @@ class SourceDaemon(Daemon):
     async def pause(self, name: str, paused: bool) -> Answer:
         one = self.find(name)
         self._wish(one, paused=paused)
-        await self._again(one)
+        await self.again(one)
         return {"stream": one.record.stream if one.record else "", "label": one.config.name, "paused": paused}
 
-    async def _again(self, one: Served) -> None:
+    async def again(self, one: Served) -> None:
         """The job from its begin, with what is wished now."""
         await one.job.stop(self.common.drain)
         self._serve(one.config)

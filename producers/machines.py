@@ -42,11 +42,10 @@ class Machines:
         there = tuple((disk.name, disk.path) for disk in domain.captured if disk.name not in one.exclude)
         return replace(one, id=domain.uuid, disks=there)
 
-    async def let_go(self, one: StreamConfig, machine: str) -> None:
-        """Nothing of ours stays with the machine while its stream is paused: all that libvirt, and QEMU, refuse because
-        of a job or a checkpoint can be done.  The next pass reads everything."""
-        if one.vm:
-            await clean.machine(await self.hypervisor(), machine, self.scratch / machine)
+    async def let_go(self, machine: str) -> str:
+        """Nothing of ours stays with a machine, and all that libvirt and QEMU refuse because of a job or a checkpoint
+        can be done; gives what there is to say of it.  A later pass reads everything.  Raises as `clean.machine`."""
+        return await clean.machine(await self.hypervisor(), machine, self.scratch / machine)
 
     async def close(self) -> None:
         """Repeatable."""
@@ -56,5 +55,5 @@ class Machines:
 def said(source: ImageSource | MachineSource) -> dict[str, Any]:
     """What `status` says of how it is captured."""
     if not isinstance(source, MachineSource):
-        return {"rung": "", "rung_why": ""}
-    return {"rung": source.rung.value, "rung_why": source.why}
+        return {"rung": "", "rung_why": "", "unfrozen": ""}
+    return {"rung": source.rung.value, "rung_why": source.why, "unfrozen": source.unfrozen}

@@ -1,14 +1,17 @@
 """`vmferry protect` and `unprotect`: a machine becomes a stream by one command, and leaves nothing behind by another.
 
-What was asked is kept as a fragment of the source's config, below the daemon's state: the same words and
-messages.
+What was asked is kept as a fragment of the source's config, below the daemon's state: the same words, and
+the same messages.
 """
 
 from __future__ import annotations
 
+import asyncio
 import json
+import tempfile
 import time
 from collections.abc import Awaitable, Callable
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from engine import errors, linux, places, units
@@ -17,7 +20,6 @@ from engine.daemon import config
 from engine.daemon.daemon import Answer, Request, text
 from engine.hypervisor.domain import Domain
 from producers import leave
-from producers.machine import clean
 from producers.machine.source import TRACKED
 from schemas import control
 
@@ -61,21 +63,22 @@ class Protecting:
             "stream": domain.uuid, "label": domain.name, "disks": disks, "warnings": _warnings(domain, disks, asked),
             "fragment": str(path), "dry_run": bool(asked.get("dry_run")),
         }  # fmt: skip
+        fragment = _fragment(domain, exclude, asked)
+        await asyncio.to_thread(self._refuse_wrong, path.name, fragment)
         if not said["dry_run"]:
             places.make(self._folder)
-            linux.replace_text(path, _fragment(domain, exclude, asked))
-            said["problems"] = await self._taken(path)
+            linux.replace_text(path, fragment)
+            await self._daemon.reload()
         return said
 
-    async def _taken(self, path: Any) -> list[str]:
-        """Read the config again.  What is wrong with the fragment is told, and takes it back."""
-        problems = [one for one in (await self._daemon.reload())["problems"] if str(path) in one]
-        if problems:
-            path.unlink()
-            linux.sync_directory(str(self._folder))
-            await self._daemon.reload()
-            raise errors.Usage("; ".join(problems))
-        return problems
+    def _refuse_wrong(self, name: str, fragment: str) -> None:
+        """Read the config with the fragment in it, before anything is changed: a machine that is protected stays so.
+        Raises Usage for what is wrong with it."""
+        with tempfile.TemporaryDirectory() as folder:
+            (Path(folder) / name).write_text(fragment)
+            problems = config.load(self._daemon.common.file, "source", Path(folder)).problems
+        if wrong := [one.replace(folder, str(self._folder)) for one in problems if one.startswith(folder)]:
+            raise errors.Usage("; ".join(wrong))
 
     def _refuse_named(self, domain: Domain, path: str) -> None:
         for one in self._daemon.served.values():
@@ -87,7 +90,8 @@ class Protecting:
         """Let a machine go: no checkpoint, bitmap, job, mark or file of ours stays with it.
 
         In this order: its job ends, the machine is cleaned, the fragment goes, and the stream is forgotten.  Killed
-        anywhere, it is protected still, or unprotected again by the same command.
+        before the fragment goes, it is protected still; behind that, what `purge` would have removed is removed by
+        `vmferry forget --purge`.  Where the machine cannot be cleaned it stays protected.
         """
         one = self._daemon.find(text(asked, "machine"))
         path = self._folder / f"{one.record.stream if one.record else ''}.toml"
@@ -96,9 +100,11 @@ class Protecting:
         record = one.record
         assert record is not None
         await one.job.stop(self._daemon.common.drain)
-        left = await clean.machine(
-            await self._daemon.machines.hypervisor(), record.stream, self._daemon.machines.scratch / record.stream
-        )
+        try:
+            left = await self._daemon.machines.let_go(record.stream)
+        except errors.FerryError:
+            await self._daemon.again(one)
+            raise
         path.unlink()
         linux.sync_directory(str(self._folder))
         await self._daemon.reload()

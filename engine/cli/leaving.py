@@ -73,15 +73,16 @@ def forget(
     with ending.told(as_json, debug):
         where = options.places_of(state)
         if purge and not yes:
-            _confirm(stream, as_json)
+            confirm(f"Remove what there is of {stream} at this site: state, pre-images, replica or log?", as_json)
         said = _forgotten(where, {"do": "forget", "stream": stream, "purge": purge, "replica": replica}, as_json)
         say(said, lines(said), as_json)
 
 
-def _confirm(stream: str, as_json: bool) -> None:
+def confirm(question: str, as_json: bool) -> None:
+    """Raises Usage where the answer is no, or nobody can be asked."""
     if as_json:
         raise errors.Usage("--purge asks before it removes anything: with --json, give --yes")
-    if not typer.confirm(f"Remove what there is of {stream} at this site: state, pre-images, replica or log?"):
+    if not typer.confirm(question):
         raise errors.Usage("nothing was removed")
 
 

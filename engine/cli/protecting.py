@@ -6,7 +6,7 @@ from typing import Annotated, Any
 
 import typer
 
-from engine import errors, units
+from engine import units
 from engine.cli import daemons, ending, leaving, options
 
 Machine = Annotated[str, typer.Argument(metavar="VM", help="Its name or UUID, as `virsh list --all` has them.")]
@@ -66,10 +66,7 @@ def unprotect(
     """Let a virtual machine go: no bitmap, job or file of vmferry's stays with it."""
     with ending.told(as_json, debug):
         if purge and not yes:
-            if as_json:
-                raise errors.Usage("--purge asks before it removes anything: with --json, give --yes")
-            if not typer.confirm(f"Remove the topic and the state of {vm} at this site?"):
-                raise errors.Usage("nothing was removed")
+            leaving.confirm(f"Remove the topic and the state of {vm} at this site?", as_json)
         asked = {"do": "unprotect", "machine": vm, "purge": purge}
         said = daemons.ask(options.places_of(state), asked, ("source",))
         leaving.say(said, leaving.lines(said), as_json)

@@ -56,6 +56,7 @@ def _source(one: Answer) -> list[str]:
         return found
     if one["rung"]:
         found.append(f"  capture  {one['rung']}{f': {why}' if (why := one['rung_why']) else ''}")
+        found += [f"  freeze   {why}"] if (why := one["unfrozen"]) else []
     rate = f"{units.shown(one['rate'])}/s at most" if one["rate"] else "no limit"
     found.append(
         f"  sent     {units.shown(one['sent_bytes'])} since it was opened, {rate}; epoch {one['epoch']} sealed"

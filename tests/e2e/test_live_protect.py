@@ -84,6 +84,9 @@ def test_a_machine_is_protected_over_restarts_and_let_go_without_a_trace(
     assert sites.source.stream(vm.name)["every"] == 2
     assert sites.source.ferry.run("protect", vm.name, "--every", "1s").code == 0
     until(lambda: sites.source.stream(vm.name).get("rung") == "checkpoint")
+    # A word that is wrong takes nothing from it.
+    assert sites.source.ferry.run("protect", vm.name, "--mode", "best").code == 2
+    assert sites.source.stream(vm.name)["every"] == 1
 
     gone = sites.source.ferry.run("unprotect", vm.name)
     assert gone.code == 0, gone.err
@@ -109,6 +112,7 @@ def test_what_cannot_be_protected_is_said_with_the_way_out(sites: Sites, vm: Vm)
     mode = sites.source.ferry.run("protect", vm.name, "--mode", "best")
     assert mode.code == 2
     assert "auto, checkpoint, scan" in mode.err
+    assert sites.source.ferry.run("protect", vm.name, "--mode", "best", "--dry-run").code == 2
     assert sites.source.streams() == {}
     refused = sites.source.ferry.run("unprotect", vm.name)
     assert refused.code == 3
