@@ -1,8 +1,9 @@
-"""A reader that nobody reads from holds nothing: neither a consumer nor what one would fetch ahead."""
+"""What rests holds nothing: a reader no consumer and nothing that was fetched ahead, a writer no batch it has sent."""
 
 from __future__ import annotations
 
 import asyncio
+import tracemalloc
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
@@ -38,3 +39,22 @@ async def test_what_rests_lets_go_and_reads_on_when_it_is_asked(
     assert inner._consumer is not None
     await bus.close()
     assert inner._consumer is None
+
+
+async def test_a_batch_that_was_acknowledged_is_held_by_nobody(cluster: Cluster) -> None:
+    bus = await KafkaBus.connect(cluster.servers.split(","))
+    log = await bus.open(f"test.{uuid.uuid4()}", write=True)
+    await log.append([b"what connecting takes is not counted"])
+    await log.sync()
+    tracemalloc.start()
+    try:
+        for _ in range(3):
+            await log.append([bytes(600 << 10)] * 3)
+            await log.sync()
+        held, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert peak > 1800 << 10
+    assert held < 200 << 10
+    assert len(await everything(log)) == 10
+    await bus.close()
