@@ -14,7 +14,7 @@ from collections.abc import Awaitable, Callable, Coroutine, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-from engine import errors, linux, metrics, places, ports, registry, tuning
+from engine import errors, linux, litter, metrics, places, ports, registry, tuning
 from engine.bus.reach import reach_config
 from engine.bus.shared import SharedBus
 from engine.daemon import config
@@ -151,6 +151,7 @@ class Daemon(ABC):
         time went by (measured; tests/support/soak): what one stream has freed lies between what others hold."""
         while True:
             await asyncio.sleep(_TIDY)
+            litter.collect()
             direct.SHARED.tidy()
             await asyncio.to_thread(linux.give_back_memory)
 

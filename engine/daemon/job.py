@@ -7,7 +7,7 @@ import logging
 import time
 from collections.abc import Awaitable, Callable
 
-from engine import errors
+from engine import errors, litter
 
 log = logging.getLogger("vmferry.daemon")
 PAUSES = (1.0, 2.0, 5.0, 10.0, 30.0)
@@ -95,7 +95,10 @@ class Job:
             try:
                 self.note("opening")
                 with logs.about(stream=self.label):
-                    await self._work(self)
+                    try:
+                        await self._work(self)
+                    finally:
+                        litter.dropped()
                 continue
             except asyncio.CancelledError:
                 if self._cancelled:

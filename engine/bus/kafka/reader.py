@@ -9,7 +9,7 @@ from typing import Any
 from aiokafka import TopicPartition
 from aiokafka import errors as kafka
 
-from engine import errors
+from engine import errors, litter
 from engine.bus.kafka import late, settings, trouble
 from engine.bus.kafka.admin import Admin
 from engine.ports import Entry
@@ -158,6 +158,7 @@ async def _stop(consumer: Any) -> None:
     here would pass for ours, and leaves its connections open."""
     stopping = asyncio.ensure_future(consumer.stop())
     await asyncio.wait([stopping])
+    litter.dropped()
     if stopping.cancelled():
         await consumer._client.close()
     else:
