@@ -24,6 +24,7 @@ class Held:
 
 @pytest.fixture(autouse=True)
 def _by_us_alone() -> Iterator[None]:
+    litter.dropped()
     litter.collect()
     gc.disable()
     yield
@@ -35,6 +36,15 @@ def test_only_when_something_ended_everything_is_looked_at() -> None:
     litter.collect()
     assert left() is not None
     litter.dropped()
+    litter.collect()
+    assert left() is None
+
+
+def test_once_in_a_while_everything_is_looked_at_though_nothing_was_seen_to_end() -> None:
+    left = weakref.ref(Held())
+    for _ in range(litter._SELDOM - 1):
+        litter.collect()
+        assert left() is not None
     litter.collect()
     assert left() is None
 
