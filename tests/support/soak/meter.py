@@ -10,7 +10,10 @@ from pathlib import Path
 from typing import Any
 
 FLAT, SLACK = 1.15, 8 << 20
-"""Memory is flat when its last median is at most FLAT times an earlier one, and SLACK bytes: an allocator's steps."""
+"""Memory is flat when its last floor is at most FLAT times an earlier one, and SLACK bytes: an allocator's steps."""
+_FLOOR = 10
+"""The floor is what is resident at most for one in so many samples.  What all streams read at once after a fault stays
+for up to half a minute: a median tells how many faults there were, and what leaks is there between them, too."""
 YOUNG, YOUNG_SLACK = 300.0, 48 << 20
 """A process that lived for fewer seconds still fills its caches: there only a leak that is a flood is seen."""
 _TICK = os.sysconf("SC_CLK_TCK")
@@ -55,14 +58,13 @@ class Life:
 
 
 def flat(samples: Sequence[Sample]) -> tuple[int, int, bool]:
-    """(median of the second fifth, median of the last fifth, whether that is flat), of what is resident, in bytes."""
+    """(floor of the second fifth, floor of the last fifth, whether that is flat), of what is resident, in bytes."""
     fifth = len(samples) // 5
     if not fifth:
         raise ValueError(f"{len(samples)} samples of memory are too few to judge")
     early, late = (
-        int(statistics.median(one.resident for one in part))
-        for part in (samples[fifth : 2 * fifth], samples[-fifth:])
-    )  # fmt: skip
+        sorted(one.resident for one in part)[fifth // _FLOOR] for part in (samples[fifth : 2 * fifth], samples[-fifth:])
+    )
     slack = SLACK if samples[-1].at - samples[0].at >= YOUNG else YOUNG_SLACK
     return early, late, late <= early * FLAT + slack
 

@@ -77,7 +77,8 @@ class Report:
             memory.append(
                 (
                     f"{side}, longest life",
-                    f"{life.length:.0f} s; resident {units.shown(early)} early, {units.shown(late)} late;"
+                    f"{life.length:.0f} s; resident between faults {units.shown(early)} early,"
+                    f" {units.shown(late)} late, at most {units.shown(max(one.resident for one in life.samples))};"
                     f" {100 * life.share:.0f} % of a processor",
                 )
             )

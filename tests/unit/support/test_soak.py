@@ -54,9 +54,16 @@ def test_memory_that_rises_all_the_time_is_not_flat() -> None:
     assert flat(_samples(*range(80, 120)))[2] is False
     assert flat(_samples(*range(80, 120), every=1.0))[2] is True, "it is young"
     assert flat(_samples(*range(80, 240, 4), every=1.0))[2] is False
-    assert flat(_samples(*[60] * 20, *[90, 91, 89, 90] * 20)) == (90 << 20, 90 << 20, True)
+    assert flat(_samples(*[60] * 20, *[90, 91, 89, 90] * 20)) == (89 << 20, 89 << 20, True)
     with pytest.raises(ValueError, match="too few"):
         flat(_samples(1, 2, 3))
+
+
+def test_what_comes_and_goes_with_faults_is_flat_and_what_leaks_below_it_is_not() -> None:
+    bursts = [98, 250, 240] * 10 + [98, 180, 150] * 30 + [98, 250, 250] * 10
+    assert flat(_samples(*bursts))[2] is True
+    leaking = [one + at // 2 for at, one in enumerate(bursts)]
+    assert flat(_samples(*leaking))[2] is False
 
 
 def test_a_stall_is_the_longest_time_without_anything_new() -> None:
