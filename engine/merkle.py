@@ -14,7 +14,7 @@ in the files that keep them mean just that.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, MutableSequence
+from collections.abc import Callable, Iterable, Iterator, MutableSequence, Sequence
 from hashlib import sha256
 from typing import Any
 
@@ -27,6 +27,8 @@ ZERO = bytes(SIZE)
 _CHUNK = 4096
 """Nodes handled at once: 128 KiB, one comparison to see that all of them are zeros."""
 _NOTHING = bytes(2 * _CHUNK * SIZE)
+_PAGE = 128
+"""Nodes in 4 KiB: to write those between two that changed costs less than another call."""
 _FEW = 16
 """Nodes of which each is looked at by itself, when some of them are holes."""
 
@@ -113,19 +115,20 @@ class Tree:
             above = Ranges()
             for start, end in dirty:
                 above.add(start // 2, (end + 1) // 2)
-            for start, end in above:
-                for first in range(start, end, _CHUNK):
-                    self._combine(level, first, min(_CHUNK, end - first))
+            for runs in _near(above):
+                self._combine(level, runs)
             dirty = above
 
-    def _combine(self, level: int, first: int, count: int) -> None:
-        """Hash `count` nodes of `level` from the level below."""
-        have = min(2 * count, self._sizes[level - 1] - 2 * first)
-        raw = self._raw(level - 1, 2 * first, have)
-        if level == 1:
-            raw = self._leaves(2 * first, raw)
-        made = b"".join(_parents(raw, self._zeros[level - 1]))
-        target = slice(first * SIZE, (first + count) * SIZE)
+    def _combine(self, level: int, runs: Sequence[tuple[int, int]]) -> None:
+        """Hash some nodes of `level`, near each other, from the level below: one read of that, and one write."""
+        first, end = runs[0][0], runs[-1][1]
+        raw = self._raw(level - 1, 2 * first, min(2 * end, self._sizes[level - 1]) - 2 * first)
+        made = bytearray(self._nodes[level][first * SIZE : end * SIZE] if len(runs) > 1 else (end - first) * SIZE)
+        for low, high in runs:
+            below = raw[2 * (low - first) * SIZE : 2 * (high - first) * SIZE]
+            kept = below if level > 1 else self._leaves(2 * low, below)
+            made[(low - first) * SIZE : (high - first) * SIZE] = b"".join(_parents(kept, self._zeros[level - 1]))
+        target = slice(first * SIZE, end * SIZE)
         if made.count(0) < len(made) or self._nodes[level][target] != made:  # zeros over zeros take no memory
             self._nodes[level][target] = made
 
@@ -142,6 +145,20 @@ class Tree:
             return found
         length, value = self.volume.length(last), raw[-SIZE:]
         return found[:-SIZE] + leaf(length, digest.zeros(length) if value == ZERO else value)
+
+
+def _near(ranges: Iterable[tuple[int, int]]) -> Iterator[list[tuple[int, int]]]:
+    """The ranges, those together that lie within a page of each other, and no more than a chunk at once."""
+    group: list[tuple[int, int]] = []
+    for start, end in ranges:
+        for low in range(start, end, _CHUNK):
+            high = min(low + _CHUNK, end)
+            if group and (low - group[-1][1] > _PAGE or high - group[0][0] > _CHUNK):
+                yield group
+                group = []
+            group.append((low, high))
+    if group:
+        yield group
 
 
 def _runs(joined: bytes) -> Iterator[bytes]:
