@@ -301,8 +301,7 @@ class Target:
         """Batches of one volume: of data, or of zeros."""
         device = self.devices[group[0][0].volume]
         ranges = [pieces.span(batch) for batch in group]
-        for one in ranges:
-            await device.evict(*one)
+        await device.evict(ranges)
         if not group[0][0].digest:
             for batch in group:
                 await self._compare_zeros(batch[0])

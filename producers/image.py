@@ -83,8 +83,8 @@ class Watched:
     async def flush(self) -> None:
         await self._device.flush()
 
-    async def evict(self, start: int, length: int) -> None:
-        await self._device.evict(start, length)
+    async def evict(self, ranges: Sequence[tuple[int, int]]) -> None:
+        await self._device.evict(ranges)
 
     async def resize(self, size: int) -> None:
         await self._device.resize(size)
