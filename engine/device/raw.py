@@ -106,8 +106,8 @@ class RawDevice:
         """As BlockDevice.scatter: one hop."""
         ranges = [(start, len(data)) for start, data in pieces]
         doing = _doing("write", ranges)
-        for start, length in ranges:
-            self._refuse(doing, start, length)
+        first = min((start for start, _ in ranges), default=0)
+        self._refuse(doing, first, max((start + length for start, length in ranges), default=first) - first)
         await self._run(doing, self._write_each, pieces)
 
     async def zero(self, start: int, length: int, keep: bool = False) -> None:
