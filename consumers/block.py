@@ -143,15 +143,22 @@ class Target:
     def _first_touched(self, changes: Sequence[Change], touched: Touched) -> dict[int, Ranges]:
         """Blocks that these changes are the first of the epoch to write to, and not with what they already hold."""
         found: dict[int, Ranges] = {}
-        for change in changes:
+        for change, have in zip(changes, self._kept(changes), strict=True):
             ranges = found.setdefault(change.volume, Ranges())
             known = touched.of(change.volume)
-            for first, end in self._differing(change):
+            for first, end in self._differing(change, have):
                 for start, stop in known.missing(first, end):
                     ranges.add(start, stop)
         return found
 
-    def _differing(self, change: Change) -> Iterator[tuple[int, int]]:
+    def _kept(self, changes: Sequence[Change]) -> Iterator[bytes]:
+        """The digests that are kept of the blocks of each change; of zeros none."""
+        for index, same in itertools.groupby(changes, lambda change: change.volume):
+            some = list(same)
+            blocks = [self._blocks(change) if isinstance(change, events.Written) else (0, 0) for change in some]
+            yield from self.leaves[index].read_each([(first, end - first) for first, end in blocks])
+
+    def _differing(self, change: Change, have: bytes) -> Iterator[tuple[int, int]]:
         volume, leaves = self.volumes[change.volume], self.leaves[change.volume]
         length, (first, end) = pieces.length(change), self._blocks(change)
         if isinstance(change, events.Zeroed) or not leaves.claims.any(first, end - first):
@@ -159,15 +166,17 @@ class Target:
             return
         parts = enumerate(extent.pieces(change.start, length, volume.block_size))
         yield from extent.runs(
-            start // volume.block_size for at, (start, size) in parts if not self._holds(change, at, start, size)
+            first + at for at, (start, size) in parts if not self._holds(change, at, start, size, have)
         )
 
-    def _holds(self, change: events.Written, at: int, start: int, size: int) -> bool:
-        """Whether the block of piece `at` is what the piece says, and so is its data: a digest may belong to other
-        bytes, and what they overwrite could not be taken back."""
+    def _holds(self, change: events.Written, at: int, start: int, size: int, have: bytes) -> bool:
+        """Whether the block of piece `at`, of which `have` are the kept digests, is what the piece says, and so is its
+        data: a digest may belong to other bytes, and what they overwrite could not be taken back."""
         volume, leaves = self.volumes[change.volume], self.leaves[change.volume]
         block, value = start // volume.block_size, change.digests[at * 32 : at * 32 + 32]
-        if size != volume.length(block) or not leaves.matches(block, value):
+        if size != volume.length(block) or block not in leaves.claims:
+            return False
+        if not leaves.stands_for(block, have[at * 32 : at * 32 + 32], value):
             return False
         offset = start - change.start
         return digest.block(memoryview(change.data)[offset : offset + size]) == value
@@ -190,15 +199,17 @@ class Target:
         written = [change for change in changes if isinstance(change, events.Written)]
         if written:
             await self.devices[written[0].volume].scatter([(change.start, change.data) for change in written])
+            whole = [one for one in written if self._written(one, touched)]
+            leaves = self.leaves[written[0].volume]
+            leaves.write_each([(one.start // leaves.volume.block_size, one.digests) for one in whole])
         for change in changes:
-            if isinstance(change, events.Written):
-                self._written(change, touched)
-            else:
+            if isinstance(change, events.Zeroed):
                 await self._zero(change, touched)
                 self._zeroed(self.leaves[change.volume], change)
                 touched.pieces.append(Piece(change.volume, change.start, change.length))
 
-    def _written(self, change: events.Written, touched: Touched) -> None:
+    def _written(self, change: events.Written, touched: Touched) -> bool:
+        """Note what was written.  Whether it is whole blocks, whose digests are known; else they are no more."""
         leaves, size = self.leaves[change.volume], self.volumes[change.volume].block_size
         touched.kept.setdefault(change.volume, Ranges()).remove(change.start, change.start + len(change.data))
         touched.size += len(change.data)
@@ -207,9 +218,9 @@ class Target:
             touched.pieces.append(Piece(change.volume, start, length, value))
         first, last = change.start // size, (change.start + len(change.data) - 1) // size
         if change.start % size == 0 and self._ends_block(change.volume, change.start + len(change.data)):
-            leaves.write(first, change.digests)
-        else:
-            leaves.unclaim(first, last - first + 1)
+            return True
+        leaves.unclaim(first, last - first + 1)
+        return False
 
     async def _zero(self, change: events.Zeroed, touched: Touched) -> None:
         """Zero what is not known to be zeros already, in place: its space is given back once nothing can go back."""
@@ -290,8 +301,7 @@ class Target:
         """Batches of one volume: of data, or of zeros."""
         device = self.devices[group[0][0].volume]
         ranges = [pieces.span(batch) for batch in group]
-        for one in ranges:
-            await device.evict(*one)
+        await device.evict(ranges)
         if not group[0][0].digest:
             for batch in group:
                 await self._compare_zeros(batch[0])

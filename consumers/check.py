@@ -64,7 +64,7 @@ class Check:
             if part.zero:
                 await self._offload(self._hole, part)
             else:
-                await self._device.evict(part.start, part.length)
+                await self._device.evict([(part.start, part.length)])
                 await self._device.look([(part.start, part.length)], functools.partial(self._data, part.start))
                 finding.read += part.length
             self._told(part.length)

@@ -46,32 +46,38 @@ class PreImages:
         images: list[PreImage] = []
         for part in await self._aligned(first * size, min(end * size, self._volume.size)):
             data = b"" if part.zero else await self._device.read(part.start, part.length)
-            images += self._images(part.start // size, -(-part.length // size), data)
+            first, count = part.start // size, -(-part.length // size)
+            images += self._images(first, count, self._leaves.read(first, count) if data else b"", data)
         return images
 
     async def _short(self, runs: Sequence[Run]) -> list[PreImage]:
         """The same for short runs: reading a hole costs less than asking where holes are."""
         size = self._volume.block_size
         ranges = [(first * size, min(end * size, self._volume.size) - first * size) for first, end in runs]
-        found = await self._device.look(ranges, functools.partial(self._looked_at, runs))
+        digests = self._leaves.read_each([(first, end - first) for first, end in runs])
+        found = await self._device.look(ranges, functools.partial(self._looked_at, runs, digests))
         return list(itertools.chain.from_iterable(found))
 
-    def _looked_at(self, runs: Sequence[Run], number: int, data: memoryview) -> list[PreImage]:
+    def _looked_at(
+        self, runs: Sequence[Run], digests: Sequence[bytes], number: int, data: memoryview
+    ) -> list[PreImage]:
         size, whole, at = self._volume.block_size, bytes(data), runs[number][0]
         zero = [whole.count(0, low, low + size) == min(size, len(whole) - low) for low in range(0, len(whole), size)]
         images: list[PreImage] = []
         for is_zero, blocks in itertools.groupby(zero):
             count, low = len(list(blocks)), (at - runs[number][0]) * size
-            images += self._images(at, count, b"" if is_zero else whole[low : low + count * size])
+            done = at - runs[number][0]
+            held = digests[number][done * 32 : (done + count) * 32]
+            images += self._images(at, count, held, b"" if is_zero else whole[low : low + count * size])
             at += count
         return images
 
-    def _images(self, first: int, count: int, data: bytes) -> list[PreImage]:
-        """`count` blocks that hold `data`, or zeros without it, split by whether their digests are proved."""
+    def _images(self, first: int, count: int, held: bytes, data: bytes) -> list[PreImage]:
+        """`count` blocks of digests `held` that hold `data`, or zeros without it, split by whether these are proved."""
         images: list[PreImage] = []
         for start, end, claimed in self._leaves.claims.runs(first, count):
             low, high = ((at - first) * self._volume.block_size for at in (start, end))
-            digests = self._leaves.read(start, end - start) if data else b""
+            digests = held[(start - first) * 32 : (end - first) * 32] if data else b""
             images.append(PreImage(self._index, start, end - start, claimed, digests, data[low:high]))
         return images
 

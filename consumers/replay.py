@@ -139,7 +139,8 @@ class Replay:
         if not records:
             await self.settle()
             await self.journal.publish()
-            records = await self.reader.next(wait)
+            if wait:  # who does not wait comes back, and has no need to ask the bus twice
+                records = await self.reader.next(wait)
         for record in records:
             await self._handle(record)
         await self._flush_changes()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import logging
 import os
@@ -50,6 +51,7 @@ class Site:
     notes: list[str]
     recovered: int = 0
     "Pre-images that recovery put back."
+    _woken: asyncio.Event = field(init=False, default_factory=asyncio.Event)
 
     async def recover(self) -> None:
         """Bring the image to its stored position, and find that in the log.  Raises Usage when it was rewound."""
@@ -67,9 +69,25 @@ class Site:
         """Apply what comes for as long as `going()`.  Raises what `Replay.step` does; then open the site anew."""
         try:
             while going():
-                await self.replay.step(_WAIT)
+                if not await self.replay.step(0):
+                    await self._rest()
         except schema_errors.SchemaError as why:
             raise errors.Damaged(f"the log of stream {self.record.stream} cannot be read: {why}") from why
+
+    def wake(self) -> None:
+        """Have `run` look at once whether it is to go on.  In its loop; repeatable."""
+        self._woken.set()
+
+    async def _rest(self) -> None:
+        """Until there is more to read, `wake`, or a while is over."""
+        waiting = [asyncio.ensure_future(one) for one in (self.replay.reader.wait(_WAIT), self._woken.wait())]
+        try:
+            await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            self._woken.clear()
+            for one in waiting:
+                one.cancel()
+            await asyncio.gather(*waiting, return_exceptions=True)
 
 
 @contextlib.asynccontextmanager

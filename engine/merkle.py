@@ -14,7 +14,7 @@ in the files that keep them mean just that.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, MutableSequence
+from collections.abc import Callable, Iterable, Iterator, MutableSequence, Sequence
 from hashlib import sha256
 from typing import Any
 
@@ -27,16 +27,25 @@ ZERO = bytes(SIZE)
 _CHUNK = 4096
 """Nodes handled at once: 128 KiB, one comparison to see that all of them are zeros."""
 _NOTHING = bytes(2 * _CHUNK * SIZE)
+_PAGE = 128
+"""Nodes in 4 KiB: to write those between two that changed costs less than another call."""
 _FEW = 16
-"""Nodes that are hashed rather than looked at once more for holes."""
+"""Nodes of which each is looked at by itself, when some of them are holes."""
 
 Scratch = Callable[[int], "MutableSequence[int] | Any"]
 """Gives a writable buffer of so many zero bytes: a bytearray, or an mmap that the kernel may page out."""
 
 
+_NODE = sha256(b"\x01")
+
+
+def _leaf_head(length: int) -> bytes:
+    return b"\x00" + length.to_bytes(4, "big")
+
+
 def leaf(length: int, block_digest: bytes) -> bytes:
     """The leaf over a block of `length` bytes."""
-    return sha256(b"\x00" + length.to_bytes(4, "big") + block_digest).digest()
+    return sha256(_leaf_head(length) + block_digest).digest()
 
 
 def node(left: bytes, right: bytes) -> bytes:
@@ -96,7 +105,9 @@ class Tree:
         """The hashes of `count` nodes of `level` from `first` on (fewer at the edge)."""
         self._refresh()
         count = min(count, self._sizes[level] - first)
-        return list(self._hashes(level, first, count))
+        raw, plain = self._raw(level, first, count), self._zeros[level]
+        kept = raw if level else self._leaves(first, raw)
+        return [plain if value == ZERO else value for value in _values(kept)]
 
     def _refresh(self) -> None:
         dirty, self._dirty = self._dirty, Ranges()
@@ -104,51 +115,99 @@ class Tree:
             above = Ranges()
             for start, end in dirty:
                 above.add(start // 2, (end + 1) // 2)
-            for start, end in above:
-                for first in range(start, end, _CHUNK):
-                    self._combine(level, first, min(_CHUNK, end - first))
+            for runs in _near(above):
+                self._combine(level, runs)
             dirty = above
 
-    def _combine(self, level: int, first: int, count: int) -> None:
-        """Hash `count` nodes of `level` from the level below."""
-        below = level - 1
-        have = min(2 * count, self._sizes[below] - 2 * first)
-        at_edge = 2 * first + have == self._sizes[below]
-        target = slice(first * SIZE, (first + count) * SIZE)
-        raw = self._raw(below, 2 * first, have)
-        if not at_edge and raw == _NOTHING[: have * SIZE]:
-            if self._nodes[level][target] != bytes(count * SIZE):
-                self._nodes[level][target] = bytes(count * SIZE)
-            return
-        if count > _FEW and raw.count(0) > have * SIZE * 3 // 4:
-            # Mostly holes: in halves, so that a block of data in them costs its own path and little more.
-            self._combine(level, first, count // 2)
-            self._combine(level, first + count // 2, count - count // 2)
-            return
-        hashes = list(self._hashes(below, 2 * first, have, raw))
-        parents = [node(hashes[at], hashes[at + 1]) for at in range(0, have - 1, 2)]
-        if have % 2:
-            parents.append(hashes[-1])
-        plain = self._zeros[level]
-        edge = count - 1 if at_edge else count  # an edge node is kept as it is: its zeros are not a whole subtree
-        self._nodes[level][target] = b"".join(
-            ZERO if value == plain and at != edge else value for at, value in enumerate(parents)
-        )
+    def _combine(self, level: int, runs: Sequence[tuple[int, int]]) -> None:
+        """Hash some nodes of `level`, near each other, from the level below: one read of that, and one write."""
+        first, end = runs[0][0], runs[-1][1]
+        raw = self._raw(level - 1, 2 * first, min(2 * end, self._sizes[level - 1]) - 2 * first)
+        made = bytearray(self._nodes[level][first * SIZE : end * SIZE] if len(runs) > 1 else (end - first) * SIZE)
+        for low, high in runs:
+            below = raw[2 * (low - first) * SIZE : 2 * (high - first) * SIZE]
+            kept = below if level > 1 else self._leaves(2 * low, below)
+            made[(low - first) * SIZE : (high - first) * SIZE] = b"".join(_parents(kept, self._zeros[level - 1]))
+        target = slice(first * SIZE, end * SIZE)
+        if made.count(0) < len(made) or self._nodes[level][target] != made:  # zeros over zeros take no memory
+            self._nodes[level][target] = made
 
     def _raw(self, level: int, first: int, count: int) -> bytes:
         if level == 0:
             return self._read(first, count)
         return bytes(self._nodes[level][first * SIZE : (first + count) * SIZE])
 
-    def _hashes(self, level: int, first: int, count: int, raw: bytes = b"") -> Iterator[bytes]:
-        raw, plain = raw or self._raw(level, first, count), self._zeros[level]
-        values = (raw[at : at + SIZE] for at in range(0, count * SIZE, SIZE))
-        if level:
-            yield from (plain if value == ZERO else value for value in values)
-            return
-        for block, value in enumerate(values, first):
-            length = self.volume.length(block)
-            if value != ZERO:
-                yield leaf(length, value)
-            else:
-                yield plain if length == self.volume.block_size else leaf(length, digest.zeros(length))
+    def _leaves(self, first: int, raw: bytes) -> bytes:
+        """The leaves over joined digests.  The last of all is given as it is: it may be short, and no plain subtree."""
+        last = self.volume.blocks - 1
+        found = b"".join(_each_leaf(raw, sha256(_leaf_head(self.volume.block_size))))
+        if first + len(raw) // SIZE <= last:
+            return found
+        length, value = self.volume.length(last), raw[-SIZE:]
+        return found[:-SIZE] + leaf(length, digest.zeros(length) if value == ZERO else value)
+
+
+def _near(ranges: Iterable[tuple[int, int]]) -> Iterator[list[tuple[int, int]]]:
+    """The ranges, those together that lie within a page of each other, and no more than a chunk at once."""
+    group: list[tuple[int, int]] = []
+    for start, end in ranges:
+        for low in range(start, end, _CHUNK):
+            high = min(low + _CHUNK, end)
+            if group and (low - group[-1][1] > _PAGE or high - group[0][0] > _CHUNK):
+                yield group
+                group = []
+            group.append((low, high))
+    if group:
+        yield group
+
+
+def _runs(joined: bytes) -> Iterator[bytes]:
+    """What is joined, in pieces of an even number of nodes, of which most are all data or nothing but zeros."""
+    if len(joined) > _FEW * SIZE and ZERO in joined and joined != _NOTHING[: len(joined)]:
+        half = len(joined) // SIZE // 4 * 2 * SIZE
+        yield from _runs(joined[:half])
+        yield from _runs(joined[half:])
+    else:
+        yield joined
+
+
+def _each_leaf(digests: bytes, begun: Any) -> Iterator[bytes]:
+    for run in _runs(digests):
+        if ZERO not in run:
+            yield from [_hash(begun, value) for value in _values(run)]
+        elif run == _NOTHING[: len(run)]:
+            yield run
+        else:
+            yield from [ZERO if value == ZERO else _hash(begun, value) for value in _values(run)]
+
+
+def _parents(kept: bytes, plain: bytes) -> Iterator[bytes]:
+    """The nodes over each two of the joined nodes below, in which zeros stand for `plain`; the last, if odd, itself."""
+    for run in _runs(kept):
+        even = len(run) // (2 * SIZE) * 2 * SIZE
+        if ZERO not in run:
+            yield from [_hash(_NODE, run[at : at + 2 * SIZE]) for at in range(0, even, 2 * SIZE)]
+        elif run == _NOTHING[: len(run)]:
+            yield run[: even // 2]
+        else:
+            yield from [_parent(run[at : at + 2 * SIZE], plain) for at in range(0, even, 2 * SIZE)]
+        yield run[even:]
+
+
+def _parent(pair: bytes, plain: bytes) -> bytes:
+    left, right = pair[:SIZE], pair[SIZE:]
+    if left == right == ZERO:
+        return ZERO
+    return node(plain if left == ZERO else left, plain if right == ZERO else right)
+
+
+def _hash(begun: Any, data: bytes) -> bytes:
+    """The hash that was begun, over `data`: a copy costs less than a new one and a longer string."""
+    hashed = begun.copy()
+    hashed.update(data)
+    found: bytes = hashed.digest()
+    return found
+
+
+def _values(joined: bytes) -> list[bytes]:
+    return [joined[at : at + SIZE] for at in range(0, len(joined), SIZE)]

@@ -117,8 +117,8 @@ class BlockDevice(Protocol):
     async def extents(self, start: int, length: int) -> Sequence[Extent]:
         """The range as data and known zeros, in order and without gaps.  Data may turn out to be zeros as well."""
 
-    async def evict(self, start: int, length: int) -> None:
-        """Let the next read of the range come from the medium and not from a cache, where the system lets us."""
+    async def evict(self, ranges: Sequence[tuple[int, int]]) -> None:
+        """Let the next read of each (start, length) come from the medium and no cache, where the system lets us."""
 
     async def resize(self, size: int) -> None:
         """Grow (new bytes read as zeros) or shrink.  Raises Usage when `fixed` and the size is not the same."""

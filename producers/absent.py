@@ -60,7 +60,7 @@ class Absent(Serial):
     async def flush(self) -> None:
         """Nothing was written."""
 
-    async def evict(self, start: int, length: int) -> None:
+    async def evict(self, ranges: Sequence[tuple[int, int]]) -> None:
         """Nothing is cached."""
 
     async def close(self) -> None:

@@ -122,7 +122,7 @@ async def _speed(device: ports.BlockDevice, holes: Ranges) -> float:
     for low, high in holes.missing(0, device.size):
         for start in range(low, high, _STEP):
             length = min(_STEP, high - start)
-            await device.evict(start, length)
+            await device.evict([(start, length)])
             await device.read(start, length)
             done += length
             if done >= SAMPLE or time.monotonic() - began > 1.0:

@@ -33,10 +33,6 @@ class Pass:
 
     read: int = 0
     "Data read since the site was opened."
-    at: int = 0
-    "Where the last read ended."
-    size: int = 0
-    "Of the volume that it was."
 
 
 class Watched:
@@ -55,18 +51,13 @@ class Watched:
 
     async def read(self, start: int, length: int) -> bytes:
         data = await self._device.read(start, length)
-        self._tell(start, length)
+        self._told.read += length
         return data
 
     async def look(self, ranges: Sequence[tuple[int, int]], at: Callable[[int, memoryview], T]) -> list[T]:
         found = await self._device.look(ranges, at)
-        for start, length in ranges:
-            self._tell(start, length)
+        self._told.read += sum(length for _, length in ranges)
         return found
-
-    def _tell(self, start: int, length: int) -> None:
-        self._told.read += length
-        self._told.at, self._told.size = start + length, self._device.size
 
     async def extents(self, start: int, length: int) -> Sequence[Extent]:
         return await self._device.extents(start, length)
@@ -83,8 +74,8 @@ class Watched:
     async def flush(self) -> None:
         await self._device.flush()
 
-    async def evict(self, start: int, length: int) -> None:
-        await self._device.evict(start, length)
+    async def evict(self, ranges: Sequence[tuple[int, int]]) -> None:
+        await self._device.evict(ranges)
 
     async def resize(self, size: int) -> None:
         await self._device.resize(size)

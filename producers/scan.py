@@ -6,8 +6,9 @@ Holes are told by extents and never read.  Windows are read and hashed a few ahe
 from __future__ import annotations
 
 import asyncio
+import functools
 from collections import deque
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterable, Iterator
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 from engine import digest, ports
@@ -140,25 +141,30 @@ class Scan:
             if found.zero:
                 end = found.end if found.end == self._map.volume.size else found.end // size * size
                 holes.add(-(-found.start // size) * size, end)
+        before: list[tuple[int, int]] = []
         for start, end, hole in _both(holes, low, high):
             if hole:
-                yield self._job(zeros, start // size, -(-end // size) - start // size)
+                before.append((start // size, -(-end // size) - start // size))
                 continue
             step = max(WINDOW // size, 1) * size
             for at in range(start, end, step):
-                yield self._read_job(data, at, min(step, end - at))
+                # A hole waits for the data behind it: a thread's wake-up costs more than to look at its prints.
+                yield self._read_job(functools.partial(_all_of, zeros, before), data, at, min(step, end - at))
+                before = []
+        if before:
+            yield self._job(functools.partial(_all_of, zeros, before))
 
-    def _job(self, work: _OfZeros, first: int, count: int) -> _Job:
+    def _job(self, work: Callable[[], list[Found]]) -> _Job:
         async def run() -> list[Found]:
-            result: list[Found] = await self._offload(work, first, count)
+            result: list[Found] = await self._offload(work)
             return result
 
         return run
 
-    def _read_job(self, work: _OfData, start: int, length: int) -> _Job:
+    def _read_job(self, before: Callable[[], list[Found]], work: _OfData, start: int, length: int) -> _Job:
         async def run() -> list[Found]:
             first = start // self._map.volume.block_size
-            (found,) = await self._device.look([(start, length)], lambda _, data: work(first, data))
+            (found,) = await self._device.look([(start, length)], lambda _, data: before() + work(first, data))
             return found
 
         return run
@@ -220,6 +226,10 @@ class Scan:
 
     def _zeros_all(self, first: int, count: int) -> list[Found]:
         return [Zeros(self._index, first, count)]
+
+
+def _all_of(zeros: _OfZeros, holes: Sequence[tuple[int, int]]) -> list[Found]:
+    return [one for hole in holes for one in zeros(*hole)]
 
 
 def _both(holes: Ranges, low: int, high: int) -> Iterator[tuple[int, int, bool]]:

@@ -8,30 +8,28 @@ import logging
 from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from engine import envelope, errors, places, ports, quotas, registry
 from engine.bus.reach import reach
 from engine.daemon import wishes
 from engine.device import images
-from engine.device.nbd import NbdDevice
 from engine.pool import Pool
 from engine.store.file import OsFile
 from engine.store.sources import SourceState
 from engine.store.stage import Stage
 from producers import post, ship, state
 from producers.absent import Absent
-from producers.anchor import Anchor, FileStore
 from producers.image import Image, ImageSource
-from producers.machine.fleet import Captured
-from producers.machine.freeze import Freezer
-from producers.machine.source import MachineSource, Manner
-from producers.machine.view import make_place
 from producers.pace import Limiter
 from producers.source import Source
 from schemas import topics
 
+if TYPE_CHECKING:
+    from producers.machine.fleet import Captured
+    from producers.machine.source import MachineSource
+
 log = logging.getLogger("vmferry.source")
-"""Bytes whose extents are asked for at once."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,7 +94,10 @@ async def open_source(
         stack.callback(pool.close)
         source: ImageSource | MachineSource
         if options.machine is not None:
-            source, notes = await _open_machine(stack, stream, directory, options, options.machine, pool), list[str]()
+            from producers.machine import opening  # it loads libvirt, for which no image should wait
+
+            notes = list[str]()
+            source = await opening.open_machine(stack, stream, directory, options.given_up, options.machine, pool)
         else:
             source, notes = await _open_images(stack, stream, options, pool)
         if options.rate is not None:
@@ -135,27 +136,6 @@ async def _shipper(
         source, log_of_stream, answers, store, Stage(stage), maps, settings, pool, limiter, expect
     )  # fmt: skip
     return shipper, limiter
-
-
-async def _open_machine(
-    stack: contextlib.AsyncExitStack, stream: registry.Stream, directory: Path, options: Options, captured: Captured,
-    pool: Pool,
-) -> MachineSource:  # fmt: skip
-    """The machine, of which nothing is left as a killed run left it."""
-    machines = await captured.hypervisor()
-    place = make_place(captured.scratch, stream.stream, await machines.qemu_user())
-    freezer = Freezer(machines, captured.url, stream.stream, directory) if captured.freeze else None
-    absent = [
-        Absent(disk.name, index, disk.name in options.given_up)
-        for index, disk in enumerate(stream.disks) if not disk.path
-    ]  # fmt: skip
-    source = MachineSource(
-        machines, stream.stream, stream.disks, absent, Anchor(FileStore(directory)), place,
-        Manner(captured.checkpoints, captured.exclude, freezer), pool,
-    )  # fmt: skip
-    stack.push_async_callback(source.end)
-    await source.tidy()
-    return source
 
 
 async def _open_images(
@@ -198,7 +178,8 @@ async def _open(disk: registry.Disk, options: Options, force_share: bool, pool: 
         disk.path, False, format=disk.format or None, secret_file=options.secret_file, force_share=force_share,
         offload=pool,
     )  # fmt: skip
-    if isinstance(device, NbdDevice) and device.open_to_others and not force_share:
+    # Only what a server exports has it, and only for such is loaded what speaks NBD.
+    if getattr(device, "open_to_others", False) and not force_share:
         await device.close()
         raise errors.InUse(
             f"{disk.path}: its server lets others write to it; have it exported read-only, as `qemu-nbd -r` does, or"

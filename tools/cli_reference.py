@@ -40,7 +40,7 @@ def commands() -> Iterator[tuple[str, Any]]:
         for name, one in getattr(command, "commands", {}).items():
             yield from below(f"{words} {name}", one)
 
-    yield from below("vmferry", typer.main.get_command(app.app))
+    yield from below("vmferry", typer.main.get_command(app.whole()))
 
 
 def text() -> str:

@@ -2,13 +2,31 @@
 
 from __future__ import annotations
 
+from typing import Annotated
+
 import typer
 
 from engine import errors, places, registry, units
-from engine.cli import daemons, ending, wings
+from engine.cli import daemons, ending, options, wings
 
 
-def command(where: places.Places, name: str, limit: str, as_json: bool) -> None:
+def add(app: typer.Typer) -> None:
+    """Register this command."""
+    app.command("rate")(rate_)
+
+
+def rate_(
+    stream: Annotated[str, typer.Argument(metavar="STREAM", help="Its label, UUID, source or replica.")],
+    limit: Annotated[str, typer.Argument(metavar="SIZE", help="Bytes per second, as in 20M; or off.")],
+    state: options.State = "",
+    as_json: options.Json = False,
+) -> None:
+    """Limit how fast a stream may send, also while it runs."""
+    with ending.told(as_json):
+        _limit(options.places_of(state), stream, limit, as_json)
+
+
+def _limit(where: places.Places, name: str, limit: str, as_json: bool) -> None:
     """Ask the daemon that has the stream; without one, write the setting that a running `replicate` looks at every
     second.  Raises NotFound, Usage."""
     try:

@@ -146,11 +146,16 @@ class Replication:
                     target.tend(self._passing)
                 if source.done:
                     return True
-                source.wait(_BEAT)
+                if self._opened.is_set():
+                    source.wait(_BEAT)
+                else:
+                    self._opened.wait(_BEAT)  # the target begins the moment that the source is open
             return False
         finally:
             self._going = False
             source.side.cancel()
+            if self._target_site is not None:
+                target.side.call(self._target_site.wake)
             for one in self._tended:
                 while one.begun and not one.wait(_BEAT):
                     watch(self._look())

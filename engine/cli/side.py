@@ -49,9 +49,14 @@ class Side:
     def cancel(self) -> None:
         """End it soon, by cancelling what it awaits.  Repeatable, from any thread."""
         self._cancelled = True
-        loop, task = self._loop, self._task
-        if loop is not None and task is not None and not loop.is_closed():
-            loop.call_soon_threadsafe(task.cancel)
+        if self._task is not None:
+            self.call(self._task.cancel)
+
+    def call(self, function: Callable[[], object]) -> None:
+        """Have `function` called in its loop, unless that has ended.  From any thread."""
+        loop = self._loop
+        if loop is not None and not loop.is_closed():
+            loop.call_soon_threadsafe(function)
 
     def join(self, seconds: float | None = None) -> bool:
         """Whether it has ended, after waiting so long."""

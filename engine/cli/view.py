@@ -7,10 +7,6 @@ import sys
 import time
 from typing import Any, Protocol
 
-from rich.console import Console
-from rich.logging import RichHandler
-from rich.progress import BarColumn, Progress, TextColumn
-
 from engine import units
 from engine.cli import ending, logs
 from engine.cli.replication import Numbers
@@ -99,29 +95,6 @@ class Objects:
         """Nothing is held."""
 
 
-class Bar:
-    """A bar on the terminal, on stderr."""
-
-    def __init__(self, console: Console) -> None:
-        self._speed = Speed()
-        self._progress = Progress(
-            TextColumn("{task.fields[phase]:<9}"), BarColumn(24), TextColumn("{task.fields[words]}"),
-            console=console, transient=True, refresh_per_second=8,
-        )  # fmt: skip
-        self._task = self._progress.add_task("", total=None, phase="opening", words="")
-        self._progress.start()
-
-    def show(self, numbers: Numbers) -> None:
-        rate, left = self._speed.take(numbers)
-        self._progress.update(
-            self._task, total=max(1, numbers.total) if numbers.phase != "opening" else None,
-            completed=min(numbers.read, numbers.total), phase=numbers.phase, words=amounts(numbers, rate, left),
-        )  # fmt: skip
-
-    def close(self) -> None:
-        self._progress.stop()
-
-
 def sentence(numbers: Numbers, rate: float, left: float | None) -> str:
     """Where it stands, on one line."""
     return f"{numbers.phase}: {amounts(numbers, rate, left)}"
@@ -172,15 +145,15 @@ class _AsObjects(logging.Handler):
 
 def make(as_json: bool, quiet: bool, debug: bool = False) -> View:
     """The view that fits, and the log beside it."""
-    console = Console(stderr=True)
     handler: logging.Handler
     view: Any = Quiet()
     if as_json:
         handler = _AsObjects()
         view = Quiet() if quiet else Objects()
-    elif console.is_terminal and not quiet:
-        handler = RichHandler(console=console, show_time=False, show_path=False, show_level=True)
-        view = Bar(console)
+    elif sys.stderr.isatty() and not quiet:
+        from engine.cli import bar  # it loads rich, for which no run should wait that nobody watches
+
+        handler, view = bar.make()
     else:
         handler = logging.StreamHandler()
         handler.setFormatter(_Plain())

@@ -192,9 +192,10 @@ def device_extents(fd: int, start: int, length: int) -> Sequence[Extent]:
     return [Extent(start, length)] if length else []
 
 
-def evict(fd: int, start: int, length: int) -> None:
-    """Drop clean pages of the range, widened to whole pages, from the page cache.  Raises OSError."""
-    first = start // linux.PAGE * linux.PAGE
-    past = -(-(start + length) // linux.PAGE) * linux.PAGE
-    if past > first:  # a length of 0 would mean: to the end of the file
-        os.posix_fadvise(fd, first, past - first, os.POSIX_FADV_DONTNEED)
+def evict(fd: int, ranges: Sequence[tuple[int, int]]) -> None:
+    """Drop clean pages of each range, widened to whole pages, from the page cache.  Raises OSError."""
+    for start, length in ranges:
+        first = start // linux.PAGE * linux.PAGE
+        past = -(-(start + length) // linux.PAGE) * linux.PAGE
+        if past > first:  # a length of 0 would mean: to the end of the file
+            os.posix_fadvise(fd, first, past - first, os.POSIX_FADV_DONTNEED)

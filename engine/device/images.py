@@ -8,25 +8,26 @@ A format is never guessed from bytes alone: a guest writes the first bytes of it
 that names /etc/shadow as its backing file would be obeyed.  So it is what the caller says; or what the magic number
 says when the extension, which no guest can write, agrees (`FORMATS`); else raw.  The same holds for backing files: an
 image that does not name the format of its backing file is refused, as libvirt does.
+
+What speaks NBD is loaded once there is something to speak it with: most images are raw.
 """
 
 from __future__ import annotations
 
 import asyncio
-import json
 import os
-import subprocess
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
-from urllib.parse import parse_qs, unquote, urlsplit
+from typing import TYPE_CHECKING
+from urllib.parse import SplitResult, parse_qs, unquote, urlsplit
 
 from engine import errors, linux
 from engine.device import blocking
-from engine.device.nbd import NbdDevice
 from engine.device.raw import RawDevice
-from engine.nbd import client, qemu
 from engine.ports import BlockDevice, Offload
+
+if TYPE_CHECKING:
+    from engine.nbd import client
 
 RAW = "raw"
 
@@ -39,12 +40,6 @@ FORMATS = {
     ".vmdk": ("vmdk", ((0, b"KDMV"), (0, b"COWD"), (0, b"# Disk DescriptorFile"))),
 }
 """extension -> (QEMU's driver, (offset, magic) of which one must be there)."""
-
-CREATED = ("qcow2", RAW)
-"""Formats that a new target may have: those that read as zeros when they are new (plain LUKS reads as noise)."""
-
-SECTOR = 512
-"""QEMU's formats hold whole sectors."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,12 +79,18 @@ def _url(spec: str) -> str | Remote | None:
     url = urlsplit(spec)
     if url.scheme == "file" and url.netloc in ("", "localhost"):
         return unquote(url.path)
+    return _server(url) if url.scheme in ("nbd", "nbd+unix") else None
+
+
+def _server(url: SplitResult) -> Remote | None:
+    from engine.nbd import client
+
     if url.scheme == "nbd+unix":
         socket = parse_qs(url.query).get("socket", [""])[0]
         if not socket:
             raise ValueError("it names no socket; write nbd+unix:///EXPORT?socket=/PATH")
         return Remote(client.Place(socket=socket), unquote(url.path[1:]))
-    if url.scheme == "nbd" and url.hostname:
+    if url.hostname:
         return Remote(client.Place(host=url.hostname, port=url.port or 10809), unquote(url.path[1:]))
     return None
 
@@ -108,61 +109,6 @@ def detect(path: str) -> str:
     except OSError as error:
         raise linux.failure(error, path, "open it", opening=True) from error
     return name if any(head.startswith(magic, offset) for offset, magic in magics) else RAW
-
-
-def _info(image: qemu.Image) -> dict[str, Any]:
-    """`qemu-img info`, which reads headers only; without its lock, since nothing is relied on that a writer changes."""
-    command = [qemu.program("qemu-img"), "info", "--force-share", "--output=json", image.filename()]
-    ended = subprocess.run(command, capture_output=True, text=True, check=False)
-    if ended.returncode:
-        said = ended.stderr.strip().splitlines()[:1]
-        raise errors.Usage(f"{image.path}: not an image of format {image.format}: {' '.join(said)}")
-    found: dict[str, Any] = json.loads(ended.stdout)
-    return found
-
-
-def _check(path: str, found: dict[str, Any]) -> str:
-    """The kind of encryption of an image, or nothing.  Raises Usage for a backing file that would be probed."""
-    backing = found.get("backing-filename")
-    if backing and not found.get("backing-filename-format"):
-        raise errors.Usage(
-            f"{path}: it does not name the format of its backing file, and a guest could have chosen what QEMU would"
-            f" guess; `qemu-img rebase -u -F FORMAT -b {backing} {path}`"
-        )
-    data = found.get("format-specific", {}).get("data", {})
-    return str(data.get("encrypt", {}).get("format", "aes")) if found.get("encrypted") else ""
-
-
-def _served(path: str, kind: str, writable: bool, secret_file: str, force_share: bool) -> qemu.Image:
-    """The image as qemu-nbd is told of it.  Raises Usage where secret and encryption do not go together, NotFound."""
-    encryption = _check(path, _info(qemu.Image(path, kind)))
-    if encryption and not secret_file:
-        raise errors.Usage(
-            f"{path}: it is encrypted; name the file that holds its secret, or replicate it as it lies with format raw"
-        )
-    if secret_file and not encryption:
-        raise errors.Usage(f"{path}: it is not encrypted ({kind}); leave out the secret file")
-    if secret_file and not os.path.isfile(secret_file):
-        raise errors.NotFound(f"{secret_file}: no such secret file")
-    return qemu.Image(path, kind, writable, encryption, secret_file, force_share and not writable)
-
-
-def _create(path: str, kind: str, size: int, secret_file: str) -> None:
-    """A new image by qemu-img.  Raises Usage when something is there; leaves nothing when it fails."""
-    if kind not in CREATED or size % SECTOR:
-        raise errors.Usage(
-            f"{path}: cannot make {size:,} bytes of {kind}: new images are {', '.join(CREATED)}, and all but raw hold"
-            f" multiples of {SECTOR} bytes"
-        )
-    os.close(blocking.create(path, 0))
-    options = ["-f", kind]
-    if secret_file:
-        options += [*qemu.secret_object(secret_file), "-o", f"encrypt.format=luks,encrypt.key-secret={qemu.SECRET}"]
-    said = qemu.make_image(*options, f"file:{path}", str(size))
-    if said:
-        os.unlink(path)
-        raise errors.Usage(f"{path}: cannot make {size:,} bytes of {kind}: {said.splitlines()[0]}")
-    linux.sync_directory(path)
 
 
 async def open_image(
@@ -186,20 +132,21 @@ async def open_image(
     if isinstance(place, Remote):
         if (format or RAW) != RAW or secret_file or create_size is not None:
             raise errors.Usage(f"{spec}: what a server exports is raw; format, secret and creation are its business")
-        return await NbdDevice.connect(place.place, place.export, writable, spec, offload)
+        return await _connect(place, writable, spec, offload)
     kind = format or await offload(_kind, place, create_size is not None)
     if kind == RAW:
         if secret_file:
             raise errors.Usage(f"{place}: a raw image has no secret; name its format, such as luks")
         return await RawDevice.open(place, writable, create_size, offload, lock=not force_share)
-    if create_size is None:
-        return await NbdDevice.serve(await offload(_served, place, kind, writable, secret_file, force_share), offload)
-    await offload(_create, place, kind, create_size, secret_file)
-    try:
-        return await NbdDevice.serve(await offload(_served, place, kind, True, secret_file, False), offload)
-    except errors.FerryError:
-        await offload(os.unlink, place)
-        raise
+    from engine.device import served
+
+    return await served.open_image(place, kind, writable, secret_file, create_size, force_share, offload)
+
+
+async def _connect(remote: Remote, writable: bool, spec: str, offload: Offload = asyncio.to_thread) -> BlockDevice:
+    from engine.device.nbd import NbdDevice
+
+    return await NbdDevice.connect(remote.place, remote.export, writable, spec, offload)
 
 
 def _kind(path: str, new: bool) -> str:
@@ -212,7 +159,7 @@ async def describe(spec: str, *, format: str | None = None, offload: Offload = a
     """What `spec` is, without its lock and without its secret.  Raises as `open_image`, never InUse."""
     place = parse(spec)
     if isinstance(place, Remote):
-        device = await NbdDevice.connect(place.place, place.export, False, spec)
+        device = await _connect(place, False, spec)
         await device.close()
         return Description(RAW, device.size, None)
     found: Description = await offload(_describe, place, format)
@@ -222,7 +169,9 @@ async def describe(spec: str, *, format: str | None = None, offload: Offload = a
 def _describe(path: str, format: str | None) -> Description:
     kind = format or detect(path)
     if kind != RAW:
-        found = _info(qemu.Image(path, kind))
+        from engine.device import served
+
+        found = served.info(path, kind)
         return Description(kind, found["virtual-size"], found.get("actual-size"))
     fd, device = blocking.open_existing(path, writable=False)
     try:

@@ -68,8 +68,12 @@ class MemoryDevice(Serial):
                 found.append(Extent(at, size, zero))
         return found
 
-    async def evict(self, start: int, length: int) -> None:
+    async def evict(self, ranges: Sequence[tuple[int, int]]) -> None:
         """Clean pages leave the cache: the next read shows the medium, with what is not flushed yet."""
+        for one in ranges:
+            self._evict(*one)
+
+    def _evict(self, start: int, length: int) -> None:
         end = min(start + length, len(self._cache))
         self._cache[start:end] = self._durable[start:end]
         for at, data in self._unflushed:

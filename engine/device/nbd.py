@@ -161,7 +161,7 @@ class NbdDevice(Serial):
                     yield at, size, flags
                 at += size
 
-    async def evict(self, start: int, length: int) -> None:
+    async def evict(self, ranges: Sequence[tuple[int, int]]) -> None:
         """Nothing: NBD cannot say it.  Our own qemu-nbd holds a target with O_DIRECT, where the file system can, so
         that reads come from the medium; what another server caches is for it to know."""
 

@@ -106,8 +106,8 @@ class RawDevice:
         """As BlockDevice.scatter: one hop."""
         ranges = [(start, len(data)) for start, data in pieces]
         doing = _doing("write", ranges)
-        for start, length in ranges:
-            self._refuse(doing, start, length)
+        first = min((start for start, _ in ranges), default=0)
+        self._refuse(doing, first, max((start + length for start, length in ranges), default=first) - first)
         await self._run(doing, self._write_each, pieces)
 
     async def zero(self, start: int, length: int, keep: bool = False) -> None:
@@ -130,8 +130,8 @@ class RawDevice:
         how = blocking.device_extents if self._fixed else blocking.file_extents
         return await self._run(f"map {length:,} bytes at {start:,}", how, start, length)
 
-    async def evict(self, start: int, length: int) -> None:
-        """Drop the range, widened to whole pages, from the page cache.  Flush first: dirty pages stay.
+    async def evict(self, ranges: Sequence[tuple[int, int]]) -> None:
+        """Drop each (start, length), widened to whole pages, from the page cache.  Flush first: dirty pages stay.
 
         Also what was written past the cache: some file systems take O_DIRECT and use their cache all the same (ext4
         with data=journal does).
@@ -139,7 +139,7 @@ class RawDevice:
         What this cannot do: pages that another program has mapped or locked stay; tmpfs has no medium; the cache of a
         drive, of a RAID controller or of a file server is not ours to drop.
         """
-        await self._run(f"evict {length:,} bytes at {start:,}", blocking.evict, start, length)
+        await self._run(_doing("evict", ranges), blocking.evict, ranges)
 
     async def resize(self, size: int) -> None:
         """Grow (new bytes read as zeros) or shrink a file.  Raises Usage for a block device of another size."""

@@ -11,9 +11,10 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from engine import merkle, ports
+from engine.store import near
 from engine.store.bitmap import Bitmap
 from engine.store.leaves import Leaves
-from engine.store.stage import Staged
+from engine.store.stage import Staged, StagedBlocks
 from schemas.extent import Ranges
 from schemas.identity import Volume
 
@@ -102,6 +103,13 @@ class VolumeMap:
         if sure:
             self.unsure.put(first, count, False)
 
+    def put_each(self, pieces: Sequence[StagedBlocks]) -> None:
+        """What these blocks hold, in place; they are sure."""
+        near.write(self._files.prints, [(one.first * 16, one.prints) for one in pieces])
+        self.leaves.write_each([(one.first, one.digests) for one in pieces])
+        for one in pieces:
+            self.unsure.put(one.first, len(one.prints) // 16, False)
+
     def put_zeros(self, first: int, count: int, sure: bool) -> None:
         """These blocks are zeros, in place."""
         for at in range(first, first + count, _STEP):
@@ -155,8 +163,8 @@ class BlockMap:
 
     def apply(self, staged: Staged) -> None:
         """Take in what a seal that is on the bus made true.  May be repeated.  Durable after `sync`."""
-        for blocks in staged.written:
-            self.volumes[blocks.volume].put(blocks.first, blocks.prints, blocks.digests, sure=True)
+        for index, one in enumerate(self.volumes):
+            one.put_each([blocks for blocks in staged.written if blocks.volume == index])
         for zeros in staged.zeroed:
             self.volumes[zeros.volume].put_zeros(zeros.first, zeros.count, sure=True)
 

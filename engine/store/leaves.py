@@ -6,7 +6,10 @@ the blocks themselves and are taken back by the same undo log; on the source the
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from engine import digest, merkle, ports
+from engine.store import near
 from engine.store.bitmap import Bitmap
 from schemas.identity import Volume
 from schemas.receipts import Claim
@@ -30,11 +33,20 @@ class Leaves:
         """The joined digests of `count` blocks."""
         return self.digests.read(first * 32, count * 32).ljust(count * 32, b"\0")
 
+    def read_each(self, ranges: Sequence[tuple[int, int]]) -> list[bytes]:
+        """The joined digests of each (first block, count)."""
+        return near.read(self.digests, [(first * 32, count * 32) for first, count in ranges])
+
     def write(self, first: int, digests: bytes, claim: bool = True) -> None:
         """Set digests from block `first` on, and claim these blocks, or no longer."""
-        count = len(digests) // 32
         self.digests.write(first * 32, digests)
-        self._touched(first, count, claim)
+        self._touched(first, len(digests) // 32, claim)
+
+    def write_each(self, pieces: Sequence[tuple[int, bytes]]) -> None:
+        """Set the digests of each (first block, joined digests), and claim these blocks."""
+        near.write(self.digests, [(first * 32, digests) for first, digests in pieces])
+        for first, digests in pieces:
+            self._touched(first, len(digests) // 32, True)
 
     def zero(self, first: int, count: int, claim: bool = True) -> None:
         """These blocks are zeros."""
@@ -51,9 +63,10 @@ class Leaves:
 
     def matches(self, block: int, block_digest: bytes) -> bool:
         """Whether the claim on `block` is this digest."""
-        if block not in self.claims:
-            return False
-        have = self.read(block, 1)
+        return block in self.claims and self.stands_for(block, self.read(block, 1), block_digest)
+
+    def stands_for(self, block: int, have: bytes, block_digest: bytes) -> bool:
+        """Whether `have`, as it is kept for `block`, is this digest."""
         return have == block_digest or (have == merkle.ZERO and block_digest == digest.zeros(self.volume.length(block)))
 
     def _touched(self, first: int, count: int, claim: bool) -> None:

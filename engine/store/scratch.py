@@ -39,10 +39,16 @@ class Buffer:
             raise linux.failure(why, self._directory, "keep a tree of digests") from why
 
 
-def in_directory(directory: Path) -> Callable[[int], Buffer]:
-    """A merkle.Scratch whose files lie in `directory`, without names."""
+_SMALL = 128 << 10
+"""Bytes of a level that memory has room for; all that are smaller take as much again."""
 
-    def scratch(size: int) -> Buffer:
+
+def in_directory(directory: Path) -> Callable[[int], Buffer | bytearray]:
+    """A merkle.Scratch whose files lie in `directory`, without names; what is small is in memory."""
+
+    def scratch(size: int) -> Buffer | bytearray:
+        if size <= _SMALL:
+            return bytearray(size)
         name = ""
         try:
             fd, name = tempfile.mkstemp(prefix="tree-", dir=directory)

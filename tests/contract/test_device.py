@@ -145,14 +145,14 @@ async def test_zeroed_ranges_read_as_zeros_and_their_edges_stay(
     expected = b"x" * start + bytes(length) + b"x" * (SIZE - start - length)
     assert await device.read(0, SIZE) == expected
     await device.flush()
-    await device.evict(0, SIZE)
+    await device.evict([(0, SIZE)])
     assert await device.read(0, SIZE) == expected
 
 
 async def test_zeroing_nothing_does_nothing(device: BlockDevice) -> None:
     await device.write(0, b"x" * 8192)
     await device.zero(10, 0)
-    await device.evict(10, 0)
+    await device.evict([(10, 0)])
     assert await device.read(0, 8192) == b"x" * 8192
 
 
@@ -193,8 +193,8 @@ async def test_extents_cover_the_range_and_never_call_data_zero(device: BlockDev
 async def test_evict_loses_nothing(device: BlockDevice) -> None:
     await device.write(100, b"stays" * 1000)
     await device.flush()
-    await device.evict(0, SIZE)
-    await device.evict(101, 1)
+    await device.evict([(0, SIZE), (101, 1)])
+    await device.evict([])
     assert await device.read(100, 5000) == b"stays" * 1000
 
 
@@ -249,7 +249,7 @@ async def test_random_operations_equal_a_bytearray(device: BlockDevice) -> None:
                 await device.zero(start, length)
             case 2:
                 await device.flush()
-                await device.evict(start, length)
+                await device.evict([(start, length)])
             case _:
                 assert await device.read(start, length) == model[start : start + length]
     assert await device.read(0, SIZE) == model

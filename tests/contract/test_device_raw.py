@@ -208,7 +208,7 @@ async def test_evicted_pages_are_gone_from_memory(tmp_path: Path) -> None:
     device = await made(tmp_path / "d")
     await device.write(0, os.urandom(MEBI))
     await device.flush()
-    await device.evict(100, MEBI - 200)
+    await device.evict([(100, MEBI // 2), (MEBI // 2, MEBI // 2 - 200)])
     assert resident(tmp_path / "d") == 0
     await device.close()
 

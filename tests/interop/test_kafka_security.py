@@ -39,7 +39,8 @@ def broker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Secured]:
 
 
 def _printed(broker: Secured, *options: str) -> Sequence[str]:
-    ended = CliRunner().invoke(app.app, ["topics", "--print", "--bus", broker.cluster.url, "--copies", "1", *options])
+    asked = ["topics", "--print", "--bus", broker.cluster.url, "--copies", "1", *options]
+    ended = CliRunner().invoke(app.whole(), asked)
     assert ended.exit_code == 0, ended.output
     return [line for line in ended.stdout.splitlines() if line and not line.startswith("#")]
 

@@ -42,7 +42,7 @@ class Device(MemoryDevice):
             raise errors.DeviceFailed("flush: I/O error")
         await super().flush()
 
-    async def evict(self, start: int, length: int) -> None:
+    async def evict(self, ranges: Sequence[tuple[int, int]]) -> None:
         self.order.append("read back")
 
     async def write(self, start: int, data: bytes) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 from consumers.block import Target, Touched
@@ -41,8 +41,8 @@ class Noted(MemoryDevice):
         self.order.append(f"flush {self.name}")
         await super().flush()
 
-    async def evict(self, start: int, length: int) -> None:
-        self.order.append(f"evict {self.name}")
+    async def evict(self, ranges: Sequence[tuple[int, int]]) -> None:
+        self.order += [f"evict {self.name}" for _ in ranges]
 
 
 class NotedFile(MemoryFile):

@@ -214,7 +214,7 @@ def failed_flush_tried_again_and_the_cache_read_back(stack: ExitStack) -> None:
                 continue
         return None
 
-    async def evict(self: SimDevice, start: int, length: int) -> None:
+    async def evict(self: SimDevice, ranges: Sequence[tuple[int, int]]) -> None:
         return None
 
     put(stack, Target, "flush", flush)

@@ -132,9 +132,9 @@ class SimDevice(Serial):
         await self._process.pause()
         return await self._device.extents(start, length)
 
-    async def evict(self, start: int, length: int) -> None:
+    async def evict(self, ranges: Sequence[tuple[int, int]]) -> None:
         await self._process.pause()
-        await self._device.evict(start, length)
+        await self._device.evict(ranges)
 
     async def resize(self, size: int) -> None:
         await self._process.pause()

@@ -35,6 +35,6 @@ def test_every_command_speaks_json_and_can_be_told_where_state_lies(words: str) 
 
 @pytest.mark.parametrize("words", COMMANDS)
 def test_help_is_shown_without_touching_anything(words: str) -> None:
-    ended = CliRunner().invoke(app.app, [*words.split()[1:], "--help"])
+    ended = CliRunner().invoke(app.whole(), [*words.split()[1:], "--help"])
     assert ended.exit_code == 0
     assert "Usage:" in ended.output

@@ -17,7 +17,7 @@ STREAM = "123e4567-e89b-12d3-a456-426614174000"
 
 
 def run(*options: str) -> Any:
-    ended = CliRunner().invoke(app.app, ["topics", "--print", "--json", *options])
+    ended = CliRunner().invoke(app.whole(), ["topics", "--print", "--json", *options])
     assert ended.exit_code == 0, ended.output
     return json.loads(ended.stdout)
 
@@ -80,7 +80,7 @@ def test_streams_that_are_named_have_topics_and_rights_by_name_and_none_to_make_
 def test_what_is_printed_can_be_pasted() -> None:
     user = "User:CN=ferry source,O=Example"
     ended = CliRunner().invoke(
-        app.app, ["topics", "--print", "--source-user", user, "--command-config", "/root/admin.properties"]
+        app.whole(), ["topics", "--print", "--source-user", user, "--command-config", "/root/admin.properties"]
     )
     lines = [line for line in ended.stdout.splitlines() if line and not line.startswith("#")]
     assert len(lines) == 7
@@ -102,6 +102,6 @@ def test_what_is_printed_can_be_pasted() -> None:
     ],
 )
 def test_what_makes_no_sense_is_named(options: list[str], said: str) -> None:
-    ended = CliRunner().invoke(app.app, ["topics", *options])
+    ended = CliRunner().invoke(app.whole(), ["topics", *options])
     assert ended.exit_code == errors.Usage.exit_code
     assert said in ended.stderr
