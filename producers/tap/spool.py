@@ -86,8 +86,7 @@ class Spool:
 
     def broken(self) -> Broken | None:
         """What the last tap wrote down when it had to let go; None while there is no gap."""
-        number, _, why = (self._path / BROKEN).read_text(errors="replace").strip().partition(" ")
-        return Broken(int(number), why) if number else None
+        return broken(self._path)
 
     def close(self) -> None:
         self._reader.close()
@@ -108,6 +107,16 @@ class Spool:
                 high = middle - 1
         first, count = self._head(low)
         return low if number < first + count else low + 1
+
+
+def broken(path: Path) -> Broken | None:
+    """As Spool.broken, of the spool at `path`; None where there is none."""
+    try:
+        text = (path / BROKEN).read_text(errors="replace")
+    except FileNotFoundError:  # also: its first tap was killed before it made the file, and so before any write
+        return None
+    number, _, why = text.strip().partition(" ")
+    return Broken(int(number), why) if number else None
 
 
 def recover(path: Path) -> None:
