@@ -60,6 +60,34 @@ def test_the_unit_exposes_little(side: str, tmp_path: Path) -> None:
     assert found.returncode == 0, found.stdout
 
 
+def said(side: str, key: str) -> list[str]:
+    """What the unit says of it, line by line."""
+    text = (PACKAGING / "systemd" / f"vmferry-{side}.service").read_text()
+    return [line.partition("=")[2] for line in text.splitlines() if line.startswith(f"{key}=")]
+
+
+def calls(name: str) -> set[str]:
+    """The system calls of a set, or of one that is no set."""
+    if not name.startswith("@"):
+        return {name}
+    found = run("systemd-analyze", "syscall-filter", name)
+    assert found.returncode == 0, found.stderr
+    lines = (line.strip() for line in found.stdout.splitlines()[1:])
+    return {call for line in lines if line and not line.startswith("#") for call in calls(line)}
+
+
+def test_a_watchdog_may_take_the_connections_of_its_tap() -> None:
+    allowed = {call for line in said("source", "SystemCallFilter") for word in line.split() for call in calls(word)}
+    assert {"pidfd_open", "pidfd_getfd", "pidfd_send_signal", "shutdown"} <= allowed
+    assert "ptrace" not in allowed
+
+
+def test_only_the_daemon_itself_is_ended_with_the_source_so_that_taps_go_on() -> None:
+    assert said("source", "KillMode") == ["process"]
+    assert said("target", "KillMode") == ["mixed"]
+    assert said("source", "OOMPolicy") == ["continue"]
+
+
 def test_there_is_one_user_without_a_shell(tmp_path: Path) -> None:
     (tmp_path / "etc").mkdir()
     found = run("systemd-sysusers", f"--root={tmp_path}", PACKAGING / "sysusers.d" / "vmferry.conf")
