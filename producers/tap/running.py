@@ -15,12 +15,12 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
-import shutil
+import subprocess
 import time
 from dataclasses import replace
 from pathlib import Path
 
-from engine import errors, places
+from engine import errors, linux, places
 from producers.tap import identity, start, watchdog
 from producers.tap import order as orders
 from producers.tap import spool as spooled
@@ -68,6 +68,9 @@ class Running:
         self.own()
         _check(order)
         process = self.alive()
+        if process is not None:
+            # First: should it hang, its watchdog frees the guest while we wait for an answer.
+            self.watch()
         found = process is not None and self._serves(process, order)
         if not found:
             self._end(process)
@@ -122,13 +125,12 @@ class Running:
             if not why:
                 raise
             # It is the spool that has the room.  A crash before it is saved: `above` keeps the numbers apart.
-            shutil.rmtree(self.spool)
+            linux.remove_tree(self.spool)
             orders.save(self._order, order)
         if why:
             _log.warning("%s: the spool is begun anew: %s", self._label, why)
             # A crash before this is done: the spool is broken still, or a part of one, and all is done again.
-            if self.spool.exists():
-                shutil.rmtree(self.spool)
+            linux.remove_tree(self.spool)
         return order
 
     def _recover(self) -> tuple[int, str]:
@@ -152,7 +154,7 @@ class Running:
         with contextlib.suppress(FileNotFoundError):
             if self._said.stat().st_size > LONGEST_LOG:
                 os.replace(self._said, self._said.with_suffix(".log.1"))
-        process = start.start("run", self._order, self._said)
+        process = self._spawn("run")
         try:
             start.ready(order, process, BEGINNING)
         except errors.Transient as why:
@@ -160,13 +162,19 @@ class Running:
             fate = _FATES.get(process.wait(), errors.Transient)
             raise fate(f"the tap of {self._label} could not begin: {why}: {_last(self._said)}") from why
 
+    def _spawn(self, what: str) -> subprocess.Popen[bytes]:
+        try:
+            return start.start(what, self._order, self._said)
+        except OSError as why:  # no process to be had, or no room for the log
+            raise errors.Transient(f"the tap of {self._label}: `{what}` could not be begun: {why}") from why
+
     # Its watchdog.
 
     def watch(self) -> None:
         """Have it watched, unless it is."""
         if self.watcher() is not None:
             return
-        self._watchdog = identity.of(start.start("watch", self._order, self._said).pid)
+        self._watchdog = identity.of(self._spawn("watch").pid)
         try:
             identity.write(self._watched, self._watchdog)
         except errors.FerryError as why:
@@ -258,7 +266,7 @@ class Running:
         process = self.alive()
         if process is not None:
             raise errors.InUse(f"the tap of {self._label} runs still, as process {process.pid}: end it first")
-        shutil.rmtree(self.home)
+        linux.remove_tree(self.home)
         self.close()
 
     def close(self) -> None:
