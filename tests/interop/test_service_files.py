@@ -53,6 +53,17 @@ def test_what_systemd_does_not_know_would_be_heard_of(tmp_path: Path) -> None:
     assert "'Watchdog'" in found.stderr
 
 
+@pytest.mark.parametrize(("more", "heard"), [("", ""), ("Wrong=1", "'Wrong'")])
+def test_systemd_takes_what_running_machines_add_to_it(tmp_path: Path, more: str, heard: str) -> None:
+    copy, beside = unit("source", tmp_path), tmp_path / "vmferry-source.service.d"
+    beside.mkdir()
+    text = (PACKAGING / "systemd" / beside.name / "machines.conf").read_text()
+    (beside / "machines.conf").write_text(f"{text}{more}\n")
+    found = run("systemd-analyze", "verify", "--man=no", copy)
+    assert heard in found.stderr
+    assert bool(found.stderr) == bool(heard)
+
+
 @pytest.mark.parametrize("side", SIDES)
 def test_the_unit_exposes_little(side: str, tmp_path: Path) -> None:
     copy = unit(side, tmp_path)
