@@ -8,6 +8,7 @@ from __future__ import annotations
 import ctypes
 import errno
 import os
+import shutil
 from pathlib import Path
 
 from engine import errors
@@ -120,6 +121,15 @@ def replace_bytes(path: Path, data: bytes, mode: int = 0o666) -> None:
         sync_directory(str(path))
     except OSError as why:
         raise failure(why, str(path), "write it", opening=True) from why
+
+
+def remove_tree(path: Path) -> None:
+    """Remove it with all that is in it.  Repeatable; not durable.  Raises Usage, DeviceFailed."""
+    try:
+        if path.exists():
+            shutil.rmtree(path)
+    except OSError as why:
+        raise failure(why, str(path), "remove it", opening=True) from why
 
 
 def free_bytes(path: str) -> int | None:

@@ -16,6 +16,8 @@ from pathlib import Path
 from engine import errors, linux
 
 VARIABLE = "VMFERRY_STATE"
+SCRATCH = "/var/lib/vmferry-scratch"
+"""Where QEMU meets us: sockets, and files that it writes.  packaging/ names it, too."""
 
 
 def state_directory(given: str | None = None) -> Path:

@@ -10,12 +10,15 @@ from engine import errors, places
 from engine.cli import examine
 
 
-def said(where: places.Places, bus: str, bus_config: str = "", hypervisor: str = "") -> dict[str, Any]:
-    """The object of --json.  A `hypervisor` that is asked for has to be there."""
+def said(
+    where: places.Places, bus: str, bus_config: str = "", hypervisor: str = "", scratch: str = ""
+) -> dict[str, Any]:
+    """The object of --json.  A `hypervisor` that is asked for has to be there; `scratch` is where its machines meet us,
+    as in the source's configuration."""
     from engine.cli import virtual  # it loads libvirt, for which no other command should wait
 
     found = [*examine.machine(), *examine.state(where)]
-    found += asyncio.run(virtual.hypervisor(hypervisor))
+    found += asyncio.run(virtual.hypervisor(hypervisor, scratch))
     if bus:
         found += asyncio.run(examine.bus(bus, bus_config, where))
     missing = [one.name for one in found if one.required and not one.ok]

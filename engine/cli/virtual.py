@@ -6,6 +6,7 @@ import importlib.metadata
 import os
 
 from engine import errors
+from engine.cli import confined
 from engine.cli.examine import Found
 from engine.hypervisor import features, link
 from engine.hypervisor.connection import SYSTEM, Hypervisor
@@ -13,9 +14,9 @@ from engine.hypervisor.connection import SYSTEM, Hypervisor
 _NEEDED = (features.COPY_MODE, features.YANK, features.BREAK_SNAPSHOT)
 
 
-async def hypervisor(asked: str) -> list[Found]:
+async def hypervisor(asked: str, scratch: str) -> list[Found]:
     """Looks at libvirt's URI `asked`, which has to be there then; else at this host's, without which only running
-    machines cannot be protected."""
+    machines cannot be protected.  And whether QEMU may reach what lies in the directory `scratch`."""
     uri, required = asked or SYSTEM, bool(asked)
     if link.libvirt is None:
         words = "is not here: machines cannot be protected while they run"
@@ -28,7 +29,7 @@ async def hypervisor(asked: str) -> list[Found]:
     try:
         libvirt, qemu = await opened.versions()
         machines = await opened.domains()
-        user = await opened.qemu_user()
+        user, models = await opened.qemu_user(), await opened.confined_by()
     except errors.FerryError as why:
         return [*found, Found("libvirt", False, str(why), _mend(why), required)]
     finally:
@@ -36,7 +37,7 @@ async def hypervisor(asked: str) -> list[Found]:
     running = sum(one.active for one in machines)
     words = f"{libvirt} at {uri}: {len(machines)} machines, {running} running; QEMU runs as {_user(user)}"
     found.append(Found("libvirt", True, words))
-    return [*found, _age(qemu)]
+    return [*found, _age(qemu), *confined.looks(models, scratch)]
 
 
 def _mend(why: errors.FerryError) -> str:

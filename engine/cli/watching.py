@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from engine import errors
+from engine import errors, places
 from engine.cli import check, choose, daemons, doctor, ending, epochs, figures, options, served, status, topics
 from engine.registry import Registry
 
@@ -89,13 +89,16 @@ def doctor_(
     hypervisor: Annotated[
         str, typer.Option(metavar="URI", help="This libvirt has to be there; else qemu:///system is looked at.")
     ] = "",
+    scratch: Annotated[
+        str, typer.Option(metavar="DIR", help="`scratch` of the source's configuration: may QEMU reach what is in it?")
+    ] = places.SCRATCH,
     state: options.State = "",
     as_json: options.Json = False,
     debug: options.Debug = False,
 ) -> None:
     """Tell what this machine can do and what is missing, each with the command that mends it."""
     with ending.told(as_json, debug):
-        said = doctor.said(options.places_of(state), bus, bus_config, hypervisor)
+        said = doctor.said(options.places_of(state), bus, bus_config, hypervisor, scratch)
         if as_json:
             ending.emit(said)
         else:

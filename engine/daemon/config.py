@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from engine import errors, units
+from engine import errors, places, units
 from engine.bus import security
 from engine.bus.security import PLAIN, Security
 from engine.daemon import disks
@@ -41,7 +41,7 @@ class Common:
     drain: float = 10.0
     at_once: int = 4
     hypervisor: str = "qemu:///system"
-    scratch: str = "/var/lib/vmferry-scratch"
+    scratch: str = places.SCRATCH
     kafka: Security = PLAIN
 
 

@@ -58,6 +58,10 @@ class Hypervisor:
         """User and group that QEMU runs as; None where libvirt does not say."""
         return await self._link.call("capabilities", lambda conn: domain.qemu_user(conn.getCapabilities()))
 
+    async def confined_by(self) -> list[str]:
+        """How libvirt keeps machines apart here: "dac", "apparmor", "selinux"."""
+        return await self._link.call("capabilities", lambda conn: domain.confined_by(conn.getCapabilities()))
+
     async def watch(self, told: Told) -> None:
         """From now on `told` hears, in this loop, what happens to machines, and when libvirt goes and comes; until
         `close`."""

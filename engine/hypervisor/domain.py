@@ -189,6 +189,11 @@ def qemu_user(capabilities: str) -> tuple[int, int] | None:
     return None
 
 
+def confined_by(capabilities: str) -> list[str]:
+    """How libvirt keeps machines apart on this host: "dac", "apparmor", "selinux"."""
+    return [model.text or "" for model in _root(capabilities, "capabilities").iterfind("host/secmodel/model")]
+
+
 def _root(xml: str, tag: str) -> ET.Element:
     try:
         root = ET.fromstring(xml)

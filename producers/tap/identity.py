@@ -34,7 +34,7 @@ class Process:
 
     def alive(self) -> bool:
         """Whether it runs; one that has ended and was not waited for does not."""
-        return _started(self.pid) == self.started and boot() == self.boot
+        return self.started == _started(self.pid) != -1 and boot() == self.boot
 
     @contextlib.contextmanager
     def held(self) -> Iterator[int | None]:
@@ -53,7 +53,12 @@ class Process:
 
 def me() -> Process:
     """This process."""
-    return Process(os.getpid(), _started(os.getpid()), boot())
+    return of(os.getpid())
+
+
+def of(pid: int) -> Process:
+    """The one that has this id now, which a child of ours keeps until it is waited for."""
+    return Process(pid, _started(pid), boot())
 
 
 def boot() -> str:
@@ -71,13 +76,21 @@ def _started(pid: int) -> int:
 
 def save(spool: Path, process: Process, nonce: bytes) -> None:
     """Write it down, durably.  Raises Full, Usage, DeviceFailed."""
-    told = {"version": VERSION, **asdict(process), "incarnation": nonce.hex()}
-    linux.replace_text(spool / FILE, json.dumps(told) + "\n")
+    write(spool / FILE, process, incarnation=nonce.hex())
+
+
+def write(path: Path, process: Process, **more: str) -> None:
+    """Have `path` say which process; durably.  Raises Full, Usage, DeviceFailed."""
+    linux.replace_text(path, json.dumps({"version": VERSION, **asdict(process), **more}) + "\n")
 
 
 def load(spool: Path) -> Process | None:
     """The tap that had this spool last, alive or not; None when there was none.  Raises Newer, Damaged."""
-    path = spool / FILE
+    return read(spool / FILE)
+
+
+def read(path: Path) -> Process | None:
+    """What `write` wrote; None when there is no such file.  Raises Newer, Damaged."""
     try:
         found = json.loads(path.read_text())
         if found["version"] > VERSION:
@@ -86,7 +99,7 @@ def load(spool: Path) -> Process | None:
     except FileNotFoundError:
         return None
     except (ValueError, KeyError, TypeError) as why:
-        raise errors.Damaged(f"{path} does not read: {why!r}; delete it once no tap runs on this spool") from why
+        raise errors.Damaged(f"{path} does not read: {why!r}; delete it once no tap runs there") from why
 
 
 def kill(held: int, patience: float) -> bool:

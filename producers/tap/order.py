@@ -52,6 +52,9 @@ class Order:
     """Seconds after which a write is made durable though no reply waits for it, so that it can be shipped.
     Needs testing on rotating disks."""
 
+    first: int = 0
+    """Numbers begin no lower, whatever the spool holds: they went on to there in one that is gone."""
+
     mode: int = 0o660
     """Rights of the NBD socket; the control socket is ours alone."""
 

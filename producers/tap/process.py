@@ -59,7 +59,7 @@ class Tap:
         self._selector.register(self._waked, selectors.EVENT_READ, self._awake)
         # On the way to the bus nothing waits longer than it has to.
         commit_every = 0.0 if order.ack is Ack.BUS else order.sync_every
-        self._writer = Writer(order.spool, order.quota, commit_every, self._tell)
+        self._writer = Writer(order.spool, order.quota, commit_every, self._tell, order.first)
         self._sequencer = Sequencer(order, self._writer)
 
     def run(self) -> None:

@@ -47,13 +47,17 @@ class Spool:
 
     def ends(self) -> tuple[int, int]:
         """(the first number that is here, the one past the last that is durable); equal when nothing is here."""
+        return self._ends()[:2]
+
+    def _ends(self) -> tuple[int, int, int]:
+        """Both, and the offset past the last record, of one and the same moment: the tap goes on writing."""
         state = self._heads.state()
         if state.begin == state.end:
-            return 0, 0
+            return 0, 0, state.end
         if self._begin[0] != state.begin:
             self._begin = (state.begin, self._head(state.begin)[0])
         number, count = self._head(state.end - 1)
-        return self._begin[1], number + count
+        return self._begin[1], number + count, state.end
 
     def read(self, number: int, limit: int) -> list[Entry]:
         """Durable entries from `number` on, in order, until `limit` bytes of records are passed; none when it is the
@@ -72,11 +76,10 @@ class Spool:
     def trim(self, number: int) -> None:
         """Let go of all below `number`, as far as whole records go; the last one stays, for the numbers to go on
         from.  Space comes back by whole segments.  Repeatable.  Raises OffsetGone above the next."""
-        first, past = self.ends()
+        first, past, end = self._ends()
         if number > past:
             raise errors.OffsetGone(str(self._path), number, first, past)
         if number > first:
-            end = self._reader.state().end
             self._reader.trim(min(self._find(number) if number < past else end, end - 1))
 
     def fill(self) -> int:
@@ -86,8 +89,7 @@ class Spool:
 
     def broken(self) -> Broken | None:
         """What the last tap wrote down when it had to let go; None while there is no gap."""
-        number, _, why = (self._path / BROKEN).read_text(errors="replace").strip().partition(" ")
-        return Broken(int(number), why) if number else None
+        return broken(self._path)
 
     def close(self) -> None:
         self._reader.close()
@@ -108,6 +110,16 @@ class Spool:
                 high = middle - 1
         first, count = self._head(low)
         return low if number < first + count else low + 1
+
+
+def broken(path: Path) -> Broken | None:
+    """As Spool.broken, of the spool at `path`; None where there is none."""
+    try:
+        text = (path / BROKEN).read_text(errors="replace")
+    except FileNotFoundError:  # also: its first tap was killed before it made the file, and so before any write
+        return None
+    number, _, why = text.strip().partition(" ")
+    return Broken(int(number), why) if number else None
 
 
 def recover(path: Path) -> None:

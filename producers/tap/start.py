@@ -14,18 +14,28 @@ from producers.tap.control import Line
 from producers.tap.order import Order
 
 HOME = Path(__file__).parents[2]
+_begun: list[subprocess.Popen[bytes]] = []
+"""By this process, and not yet waited for."""
 
 
 def start(what: str, order: Path, log: Path) -> subprocess.Popen[bytes]:
     """`run` or `watch` by the file `order`, in a session of its own, with nothing to read; what it says goes behind
-    what is in `log`.  Wait for it once it ended, or it stays as a zombie, which identity.Process takes for dead."""
+    what is in `log`.  It has no descriptor of ours, and so no lock.  Once it ended, wait for it, or have `reap` do
+    so, else it stays as a zombie, which identity.Process takes for dead."""
     path = os.pathsep.join((str(HOME), *filter(None, [os.environ.get("PYTHONPATH")])))
     with open(log, "ab") as said:
-        return subprocess.Popen(
+        process = subprocess.Popen(
             (sys.executable, "-m", "producers.tap", what, str(order)),
             cwd="/", env={**os.environ, "PYTHONPATH": path},
             stdin=subprocess.DEVNULL, stdout=said, stderr=said, start_new_session=True,
         )  # fmt: skip
+    _begun.append(process)
+    return process
+
+
+def reap() -> None:
+    """Wait for those that this process began and that have ended; returns at once."""
+    _begun[:] = [process for process in _begun if process.poll() is None]
 
 
 def ready(order: Order, process: subprocess.Popen[bytes], patience: float) -> None:

@@ -46,9 +46,9 @@ class Writer:
     Readers see what is durable `commit_every` seconds later at most: a commit costs as much as a sync.
     """
 
-    def __init__(self, spool: Path, quota: int, commit_every: float, told: Callable[[], None]) -> None:
+    def __init__(self, spool: Path, quota: int, commit_every: float, told: Callable[[], None], first: int = 0) -> None:
         self._spool, self._directory = spool, spool / spooled.TOPIC
-        self._told, self._commit_every = told, commit_every
+        self._told, self._commit_every, self._first = told, commit_every, first
         self._committed = 0.0
         self._uncommitted: Syncing | None = None
         self._room = Room(spool, quota)
@@ -133,7 +133,8 @@ class Writer:
                 linux.sync_directory(str(directory))
         log = Exclusive(self._directory)
         try:
-            self.number = self.durable = self._synced = -(-spooled.past(self._directory) // STRIDE) * STRIDE
+            past = max(spooled.past(self._directory), self._first)
+            self.number = self.durable = self._synced = -(-past // STRIDE) * STRIDE
             spooled.write_broken(self._spool, "")
         except BaseException:
             log.close()

@@ -53,11 +53,50 @@ def test_what_systemd_does_not_know_would_be_heard_of(tmp_path: Path) -> None:
     assert "'Watchdog'" in found.stderr
 
 
+@pytest.mark.parametrize(("more", "heard"), [("", ""), ("Wrong=1", "'Wrong'")])
+def test_systemd_takes_what_running_machines_add_to_it(tmp_path: Path, more: str, heard: str) -> None:
+    copy, beside = unit("source", tmp_path), tmp_path / "vmferry-source.service.d"
+    beside.mkdir()
+    text = (PACKAGING / "systemd" / beside.name / "machines.conf").read_text()
+    (beside / "machines.conf").write_text(f"{text}{more}\n")
+    found = run("systemd-analyze", "verify", "--man=no", copy)
+    assert heard in found.stderr
+    assert bool(found.stderr) == bool(heard)
+
+
 @pytest.mark.parametrize("side", SIDES)
 def test_the_unit_exposes_little(side: str, tmp_path: Path) -> None:
     copy = unit(side, tmp_path)
     found = run("systemd-analyze", "security", "--offline=yes", f"--threshold={EXPOSURE}", copy)
     assert found.returncode == 0, found.stdout
+
+
+def said(side: str, key: str) -> list[str]:
+    """What the unit says of it, line by line."""
+    text = (PACKAGING / "systemd" / f"vmferry-{side}.service").read_text()
+    return [line.partition("=")[2] for line in text.splitlines() if line.startswith(f"{key}=")]
+
+
+def calls(name: str) -> set[str]:
+    """The system calls of a set, or of one that is no set."""
+    if not name.startswith("@"):
+        return {name}
+    found = run("systemd-analyze", "syscall-filter", name)
+    assert found.returncode == 0, found.stderr
+    lines = (line.strip() for line in found.stdout.splitlines()[1:])
+    return {call for line in lines if line and not line.startswith("#") for call in calls(line)}
+
+
+def test_a_watchdog_may_take_the_connections_of_its_tap() -> None:
+    allowed = {call for line in said("source", "SystemCallFilter") for word in line.split() for call in calls(word)}
+    assert {"pidfd_open", "pidfd_getfd", "pidfd_send_signal", "shutdown"} <= allowed
+    assert "ptrace" not in allowed
+
+
+def test_only_the_daemon_itself_is_ended_with_the_source_so_that_taps_go_on() -> None:
+    assert said("source", "KillMode") == ["process"]
+    assert said("target", "KillMode") == ["mixed"]
+    assert said("source", "OOMPolicy") == ["continue"]
 
 
 def test_there_is_one_user_without_a_shell(tmp_path: Path) -> None:

@@ -179,7 +179,9 @@ def test_who_qemu_runs_as() -> None:
         "<baselabel type='qemu'>+1:+2</baselabel><baselabel type='kvm'>+64055:+106</baselabel></secmodel>"
     )
     assert domain.qemu_user(host(dac)) == (64055, 106)
+    assert domain.confined_by(host(dac)) == ["apparmor", "dac"]
     assert domain.qemu_user(host("<secmodel><model>selinux</model></secmodel>")) is None
+    assert domain.confined_by(host("")) == []
 
 
 @pytest.mark.parametrize(

@@ -14,7 +14,7 @@ from producers.tap.order import Ack, Order
 
 GIVEN = {
     "version": 1, "spool": "/s", "socket": "/n.sock", "control": "/c.sock", "disks": {"vda": 512}, "ack": "bus",
-    "quota": 1 << 30, "limit": 0.25, "sync_every": 0.02, "mode": 0o600, "group": "kvm",
+    "quota": 1 << 30, "limit": 0.25, "sync_every": 0.02, "first": 7, "mode": 0o600, "group": "kvm",
 }  # fmt: skip
 
 
@@ -26,7 +26,7 @@ def write(path: Path, **changed: Any) -> Path:
 
 def test_an_order_is_read_as_it_was_written(tmp_path: Path) -> None:
     order = Order(
-        Path("/s"), Path("/n.sock"), Path("/c.sock"), {"vda": 512}, Ack.BUS, 1 << 30, 0.25, 0.02, 0o600, "kvm"
+        Path("/s"), Path("/n.sock"), Path("/c.sock"), {"vda": 512}, Ack.BUS, 1 << 30, 0.25, 0.02, 7, 0o600, "kvm"
     )
     assert orders.load(write(tmp_path)) == order
     orders.save(tmp_path / "saved.json", order)
@@ -35,7 +35,9 @@ def test_an_order_is_read_as_it_was_written(tmp_path: Path) -> None:
 
 
 def test_what_is_not_said_is_the_default(tmp_path: Path) -> None:
-    order = orders.load(write(tmp_path, ack=None, quota=None, limit=None, sync_every=None, mode=None, group=None))
+    order = orders.load(
+        write(tmp_path, ack=None, quota=None, limit=None, sync_every=None, first=None, mode=None, group=None)
+    )
     assert order == Order(Path("/s"), Path("/n.sock"), Path("/c.sock"), {"vda": 512})
 
 

@@ -10,6 +10,8 @@ from pathlib import Path
 import pytest
 
 from engine import errors
+from engine.bus.index import State
+from engine.bus.reader import Reader
 from producers.tap import record, spool
 from producers.tap.record import ENTRY, Kind
 from producers.tap.spool import Broken, Spool
@@ -102,6 +104,38 @@ def test_what_is_trimmed_is_gone_and_the_last_record_stays(tmp_path: Path, side:
     reader.trim(8)
     assert reader.fill() > 0
     reader.close()
+
+
+def test_a_trim_lets_go_of_nothing_that_came_while_it_looked(
+    tmp_path: Path, side: Side, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    side.append(3)
+    side.sync()
+    reader, look = Spool(tmp_path), Reader.state
+    while reader.ends()[1] < 3:
+        pass
+
+    def state(self: Reader) -> State:
+        found = look(self)
+        monkeypatch.undo()
+        side.append(1, 1)
+        side.sync()
+        while look(self).end < 3:
+            pass
+        return found
+
+    monkeypatch.setattr(Reader, "state", state)
+    reader.trim(3)
+    assert numbers(reader, 3) == [3, 4]
+    reader.close()
+
+
+def test_a_tap_begins_above_what_it_is_told(tmp_path: Path) -> None:
+    for first, expected in ((0, 0), (STRIDE, STRIDE), (STRIDE + 1, 2 * STRIDE), (5, 3 * STRIDE)):
+        writer = Writer(tmp_path, 1 << 30, 0.0, lambda: None, first)
+        assert writer.number == expected
+        writer.append([record.pack(writer.number, 1, NONCE, *record.one(Kind.MARK, b"x"))], writer.number + 1)
+        writer.close(60)
 
 
 def test_a_new_tap_never_uses_a_number_again(tmp_path: Path) -> None:
