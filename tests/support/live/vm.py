@@ -55,9 +55,9 @@ class Vm:
     """A defined guest; in the end it is destroyed and undefined.
 
     Its disks `disks` have `size` bytes and a mounted ext4 each, in `format` "qcow2" or "raw"; those of `raw` are raw.
-    `agent`: "on", "none"
-    (the channel is there and nobody listens), "hangs" (it is stopped after the start), "" (no channel).  `beat` and
-    `file` are the pauses of the load in seconds, `load` off leaves the disks alone.  `more` is XML of further devices.
+    `agent`: "on", "none" (the channel is there and nobody listens), "hangs" (it is stopped after the start), "" (no
+    channel).  `beat` and `file` are the pauses of the load in seconds, `load` off leaves the disks alone.  `more` is
+    XML of further devices.
     """
 
     def __init__(
