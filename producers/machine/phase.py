@@ -14,7 +14,8 @@ class Phase(enum.Enum):
     READY = "ready"
     """All that was written is at the tap, and every write is there before the guest hears that it is done."""
     STOPPED = "stopped"
-    """The tap went away, and writes pass it by; `resume` heals it."""
+    """The tap went away, and writes pass it by; `resume` heals it.  Each of them is an event of QEMU's, which libvirt
+    reads: where no tap comes back within seconds, disarm."""
     BROKEN = "broken"
     """A mirror is not there: disarm, arm."""
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import shutil
 from pathlib import Path
 
@@ -13,6 +14,7 @@ from engine.hypervisor import domain
 from engine.hypervisor.domain import BackupDisk
 from producers.machine.mirrors import Phase, Way
 from schemas.extent import Ranges
+from tests.support import hypervisor
 from tests.support.hypervisor import Libvirtd
 from tests.support.live import disks, pulling
 from tests.support.live.mirrored import DISKS, SIZE, mirrored
@@ -184,3 +186,22 @@ async def test_a_checkpoint_that_is_not_there_hints_at_nothing(libvirtd: Libvirt
         await web.ready()
         view = await web.mirrors.open_view("cp-1")
         assert view.hints == [None, None]
+
+
+async def test_a_qemu_that_is_not_root_is_told_what_it_may_not_reach() -> None:
+    hypervisor.need()
+    with Libvirtd(user="libvirt-qemu") as other:
+        async with mirrored(other) as web:
+            user = await web.machines.qemu_user()
+            assert user is not None
+            with pytest.raises(errors.Usage, match=f"QEMU runs as user {user[0]} and may not write to .*nbd.sock"):
+                await web.arm()
+            os.chown(web.tap.order.socket, -1, user[1])
+            with pytest.raises(errors.Usage, match=f"may not write to {web.place}, where its socket live.sock"):
+                await web.arm()
+            assert await web.left() == []
+            os.chown(web.place, *user)
+            await web.ready()
+            await web.beats()
+            view = await web.mirrors.open_view()
+            assert [device.size for device in view.devices] == [SIZE, SIZE]
