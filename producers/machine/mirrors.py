@@ -22,6 +22,7 @@ from engine import errors, linux, ports
 from engine.hypervisor import calls, features
 from engine.hypervisor.connection import Hypervisor
 from engine.hypervisor.domain import Domain
+from engine.nbd import client
 from producers.machine.live import SOCKET, LiveView, end_views, open_live
 from producers.machine.phase import Phase, State, lost
 from producers.machine.qemu_mirrors import QemuMirrors
@@ -34,6 +35,10 @@ VERSION = 1
 AGAIN = 25.0
 """Seconds that `resume` takes at most.  QEMU 7.2 looks for a server that went away after 1, 2, 4, 8 and then every
 16 s, and nothing hurries it."""
+
+
+GREETING = 5.0
+"""Seconds for a tap to greet a client."""
 
 
 class Way(enum.Enum):
@@ -66,18 +71,22 @@ class Mirrors:
         """What there is of a run before this one, as `state` of `disks`."""
         self._disks = tuple(disks)
         record = await asyncio.to_thread(self._load)
-        self._socket, self.in_force = record.get("socket", ""), Way(record.get("way", self.way.value))
+        self._socket, self.in_force = record.get("socket", ""), Way(record.get("way", Way.QMP.value))
         self._qemu.doubt(disks)
-        return await self.state()
+        found = await self.state()
+        if found.phase is Phase.NONE:
+            self.in_force = self.way
+        return found
 
     async def arm(self, domain: Domain, disks: Sequence[str], socket: Path) -> None:
-        """Mirror each of `disks` into the tap on `socket`, which has to be alive: QEMU waits for its first answer.
-        Returns once all of them run; else none does.  A kill of ours leaves some: `find` says so.
+        """Mirror each of `disks` into the tap on `socket`.  Returns once all of them run; else none does.  A kill of
+        ours leaves some: `find` says so.
 
         Raises InUse (somebody's job holds a disk, or mirrors of ours are there), Usage (this QEMU cannot; the socket is
-        closed to its user), NotFound (no socket, no such disk).
+        closed to its user), NotFound (no socket, no such disk or export), Transient (the tap does not answer).
         """
         await self._check(str(socket))
+        await self._probe(disks, socket)
         if (await self.find(disks)).phase is not Phase.NONE:
             raise errors.InUse(f"machine {self._machine}: mirrors of ours are there: disarm them first")
         record = {"version": VERSION, "socket": str(socket), "way": self.way.value}
@@ -101,6 +110,15 @@ class Mirrors:
         user = await self._machines.qemu_user()
         await asyncio.to_thread(calls.check_peer, socket, user)
         await asyncio.to_thread(calls.check_socket, str(self._place / SOCKET), user)
+
+    async def _probe(self, disks: Sequence[str], socket: Path) -> None:
+        """QEMU, and its guest with it, would stand still for as long as a tap that hangs does not greet it."""
+        try:
+            async with asyncio.timeout(GREETING):
+                for disk in disks:
+                    await (await client.Client.connect(client.Place(socket=str(socket)), disk, (), disk)).close()
+        except TimeoutError as why:
+            raise errors.Transient(f"{socket}: the tap does not answer after {GREETING:g} s") from why
 
     async def state(self) -> State:
         """How they are.  An epoch may be cut where the state is READY *after* the number up to which it reaches was

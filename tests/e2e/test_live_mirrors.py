@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import shutil
+import signal
 from pathlib import Path
 
 import pytest
@@ -12,7 +13,7 @@ import pytest
 from engine import errors
 from engine.hypervisor import domain
 from engine.hypervisor.domain import BackupDisk
-from producers.machine.mirrors import Phase, Way
+from producers.machine.mirrors import RECORD, Phase, State, Way
 from schemas.extent import Ranges
 from tests.support import hypervisor
 from tests.support.hypervisor import Libvirtd
@@ -145,9 +146,20 @@ async def test_where_somebody_elses_job_holds_a_disk_none_is_armed(libvirtd: Lib
             theirs.close()
 
 
-async def test_a_machine_that_is_destroyed_has_no_mirrors_and_is_armed_anew(libvirtd: Libvirtd) -> None:
+async def test_a_tap_that_hangs_is_not_armed_and_a_machine_that_was_destroyed_is_armed_anew(libvirtd: Libvirtd) -> None:
     async with mirrored(libvirtd) as web:
+        web.tap.process.send_signal(signal.SIGSTOP)
+        with pytest.raises(errors.Transient, match="the tap does not answer"):
+            await web.arm()
+        await web.beats()
+        assert await web.left() == []
+        web.tap.process.send_signal(signal.SIGCONT)
         await web.ready()
+        # They are found without the record of how they were armed, too.
+        (web.place / RECORD).unlink()
+        web.mirrors.way = Way.LIBVIRT
+        assert (await web.found(), web.mirrors.in_force) == (State(Phase.READY), Way.QMP)
+        web.mirrors.way = Way.QMP
         view = await web.mirrors.open_view()
         await asyncio.to_thread(web.vm.destroy)
         assert (await web.mirrors.state()).phase is Phase.NONE
