@@ -76,6 +76,20 @@ def check_socket(socket: str, user: tuple[int, int] | None) -> None:
             )
 
 
+def check_peer(socket: str, user: tuple[int, int] | None) -> None:
+    """Raises NotFound or Usage when QEMU, run as (user, group), could not connect to the socket there."""
+    if not Path(socket).exists():
+        raise errors.NotFound(f"{socket}, which QEMU would connect to, is not there")
+    if user is None or user[0] == 0:
+        return
+    for place, need in ((Path(socket), 0o6), *((above, 0o1) for above in Path(socket).parents)):
+        if not _may(os.stat(place), user, need):
+            raise errors.Usage(
+                f"QEMU runs as user {user[0]} and may not {'write to' if need == 0o6 else 'enter'} {place}, by which it"
+                f" would reach {socket}: give its group {user[1]} the right to"
+            )
+
+
 def _may(found: os.stat_result, user: tuple[int, int], need: int) -> bool:
     mode = stat.S_IMODE(found.st_mode)
     if found.st_uid == user[0]:

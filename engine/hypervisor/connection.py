@@ -13,7 +13,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
 
 from engine import errors
-from engine.hypervisor import calls, domain, features, happenings, lookup, trouble
+from engine.hypervisor import calls, domain, features, happenings, lookup, mirror, trouble
 from engine.hypervisor.domain import BackupDisk, Checkpoint, Domain
 from engine.hypervisor.link import CALL, Error, Link, Told, dotted, libvirt, libvirt_qemu, named
 
@@ -25,9 +25,6 @@ END = 60.0
 _MARK = "urn:vmferry:kept:1"
 _LIVE = 1
 """VIR_DOMAIN_AFFECT_LIVE."""
-GRANULARITY = 4096
-"""Bytes of a mirror: overlapping pieces of this size wait for each other (sequential writes of 4 KiB to a sink of 5 ms:
-1,489 a second, and 185 with 64 KiB)."""
 
 
 class Hypervisor:
@@ -248,20 +245,28 @@ class Hypervisor:
 
     # Mirrors of libvirt's own.
 
-    async def begin_mirror(self, uuid: str, disk: str, socket: str, export: str) -> None:
+    async def begin_mirror(self, uuid: str, disk: str, socket: str, export: str, rate: int = 0) -> None:
         """Copy `disk` to an export of the NBD server on `socket`, and from then on every write before the guest hears
-        that it is done (SYNCHRONOUS_WRITES).  Returns once it runs; "job ready" is told to those who watch."""
+        that it is done (SYNCHRONOUS_WRITES).  Returns once it runs; "job ready" is told to those who watch.  What is
+        copied, not what the guest writes, has `rate` bytes a second (0: as fast as it goes)."""
         flags = (
             libvirt.VIR_DOMAIN_BLOCK_COPY_REUSE_EXT
             | libvirt.VIR_DOMAIN_BLOCK_COPY_TRANSIENT_JOB
             | libvirt.VIR_DOMAIN_BLOCK_COPY_SYNCHRONOUS_WRITES
         )
-        wanted = {libvirt.VIR_DOMAIN_BLOCK_COPY_GRANULARITY: GRANULARITY}
+        wanted = {libvirt.VIR_DOMAIN_BLOCK_COPY_GRANULARITY: mirror.GRANULARITY}
+        if rate:
+            wanted[libvirt.VIR_DOMAIN_BLOCK_COPY_BANDWIDTH] = rate
 
         def begin(one: Any) -> None:
             one.blockCopy(disk, domain.copy_xml(socket, export), wanted, flags)
 
         await self._machine(uuid, f"mirror {disk}", begin)
+
+    async def throttle_mirror(self, uuid: str, disk: str, rate: int) -> None:
+        """Bytes a second that a mirror copies, from now on; 0: as fast as it goes.  Raises Usage where none runs."""
+        flags = libvirt.VIR_DOMAIN_BLOCK_JOB_SPEED_BANDWIDTH_BYTES
+        await self._machine(uuid, f"throttle the mirror of {disk}", lambda one: one.blockJobSetSpeed(disk, rate, flags))
 
     async def end_mirror(self, uuid: str, disk: str) -> None:
         """The guest writes to its own disk alone again.  Repeatable."""

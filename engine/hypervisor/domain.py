@@ -44,6 +44,12 @@ class Disk:
     "Why it is not captured; nothing when it is."
     mirror: str = ""
     "The kind of the job that mirrors it already, by libvirt: copy, active-commit."
+    mirror_socket: str = ""
+    "The UNIX socket that it mirrors into; nothing where it is no NBD server on one."
+    mirror_ready: str = ""
+    "yes once the mirror is whole; abort and pivot while it ends."
+    alias: str = ""
+    "How QEMU calls its device, while the machine runs: virtio-disk0."
 
 
 @dataclass(frozen=True, slots=True)
@@ -206,6 +212,7 @@ def _root(xml: str, tag: str) -> ET.Element:
 
 def _disk(one: ET.Element, resolve: Resolve) -> Disk:
     kind, target, driver, mirror = one.get("type", "file"), one.find("target"), one.find("driver"), one.find("mirror")
+    alias, host = one.find("alias"), one.find("mirror/source[@protocol='nbd']/host[@transport='unix']")
     path = _path(one.find("source"), kind, resolve)
     return Disk(
         name="" if target is None else target.get("dev", ""),
@@ -215,6 +222,9 @@ def _disk(one: ET.Element, resolve: Resolve) -> Disk:
         kind=kind,
         excluded=_excluded(one, kind, path),
         mirror="" if mirror is None else mirror.get("job", "copy"),
+        mirror_socket="" if host is None else host.get("socket", ""),
+        mirror_ready="" if mirror is None else mirror.get("ready", ""),
+        alias="" if alias is None else alias.get("name", ""),
     )
 
 

@@ -15,18 +15,30 @@ SNAPSHOT_ACCESS = "snapshot-access"
 YANK = "yank"
 JOB_CHANGE = "block-job-change"
 TARGET_IS_ZERO = "mirror target-is-zero"
+EXPORT = "block-export-add"
+MERGE = "block-dirty-bitmap-merge"
+RECONNECT = "nbd reconnect-delay"
 
-_COMMANDS = {YANK: "yank", JOB_CHANGE: "block-job-change"}
+MIRRORS = (COPY_MODE, RECONNECT, EXPORT, MERGE)
+"""What mirrors and a view of the disks below them need."""
+
+_COMMANDS = {
+    YANK: "yank",
+    JOB_CHANGE: "block-job-change",
+    EXPORT: "block-export-add",
+    MERGE: "block-dirty-bitmap-merge",
+}
 _MEMBERS = {COPY_MODE: ("blockdev-mirror", "copy-mode"), TARGET_IS_ZERO: ("blockdev-mirror", "target-is-zero")}
 _DRIVERS = {
     BREAK_SNAPSHOT: ("copy-before-write", "on-cbw-error"),
     CBW_TIMEOUT: ("copy-before-write", "cbw-timeout"),
     SNAPSHOT_ACCESS: ("snapshot-access", ""),
+    RECONNECT: ("nbd", "reconnect-delay"),
 }
 
 SINCE = {
     COPY_MODE: "3.0", BREAK_SNAPSHOT: "7.1", CBW_TIMEOUT: "7.1", SNAPSHOT_ACCESS: "7.0", YANK: "6.0",
-    JOB_CHANGE: "8.2", TARGET_IS_ZERO: "10.1",
+    JOB_CHANGE: "8.2", TARGET_IS_ZERO: "10.1", EXPORT: "5.2", MERGE: "4.0", RECONNECT: "4.2",
 }  # fmt: skip
 """The QEMU that brought it, for messages only."""
 

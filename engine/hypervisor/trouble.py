@@ -66,7 +66,8 @@ _BY_WORDS: tuple[tuple[re.Pattern[str], type[errors.FerryError], str], ...] = tu
         (r"[Bb]itmap.*(inconsistent|not found|doesn't exist|missing|not recording)|broken or missing", BitmapLost,
          _LOST),
         (r"backup.*already (running|in progress)|already in active block job|has a blockjob assigned"
-         r"|disk .* already in|Node '.*' is busy|cannot acquire state change lock", errors.InUse, _BUSY),
+         r"|disk .* already in|Node '.*' is busy|Need a root block node|NBD server already running"
+         r"|cannot acquire state change lock", errors.InUse, _BUSY),
         (r"No space left on device", errors.Full, "free some space"),
         (r"domain is not (running|active)|inactive domain", errors.Usage, "the machine is shut off"),
         (r"guest-fsfreeze-freeze has been disabled", errors.InUse, "its file systems are frozen already: thaw them"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import subprocess
 import tempfile
@@ -52,6 +53,14 @@ def look_together(raws: list[Path]) -> list[Seen]:
     if beats != sorted(beats, reverse=True) or beats[0] - beats[-1] > 1:
         raise Torn(f"the disks are not of one instant: their counters are {beats}")
     return seen
+
+
+def digest(raw: Path, path: str) -> str:
+    """The SHA-256 of one file of the raw image `raw`; that of nothing where it has no such file."""
+    with tempfile.TemporaryDirectory(dir=raw.parent) as scratch:
+        copy = Path(scratch) / "copy"
+        _debugfs(raw, f"dump {path} {copy}")
+        return hashlib.sha256(copy.read_bytes() if copy.exists() else b"").hexdigest()
 
 
 def _named(files: Path) -> list[Path]:

@@ -54,19 +54,23 @@ def wait_until(true: Callable[[], object], what: str, seconds: float = PATIENCE,
 class Vm:
     """A defined guest; in the end it is destroyed and undefined.
 
-    Its disks `disks` have `size` bytes and a mounted ext4 each, in `format` "qcow2" or "raw".  `agent`: "on", "none"
-    (the channel is there and nobody listens), "hangs" (it is stopped after the start), "" (no channel).  `beat` and
-    `file` are the pauses of the load in seconds, `load` off leaves the disks alone.  `more` is XML of further devices.
+    Its disks `disks` have `size` bytes and a mounted ext4 each, in `format` "qcow2" or "raw"; those of `raw` are raw.
+    `agent`: "on", "none" (the channel is there and nobody listens), "hangs" (it is stopped after the start), "" (no
+    channel).  `beat` and `file` are the pauses of the load in seconds, `load` off leaves the disks alone.  `more` is
+    XML of further devices.
     """
 
     def __init__(
         self, libvirtd: Libvirtd, name: str = "guest", disks: Sequence[str] = ("vda", "vdb"), size: int = 64 * MIB,
         format: str = "qcow2", agent: str = "on", load: bool = True, beat: float = 0.02, file: float = 0.05,
-        more: str = "",
+        more: str = "", raw: Sequence[str] = (),
     ) -> None:  # fmt: skip
         self.libvirtd, self.name, self.uuid, self.format = libvirtd, name, str(uuid.uuid4()), format
         self.folder = libvirtd.folder / f"vm-{name}"
-        self.disks = {disk: self.folder / f"{disk}.{'img' if format == 'raw' else format}" for disk in disks}
+        self.formats = {disk: "raw" if disk in raw else format for disk in disks}
+        self.disks = {
+            disk: self.folder / f"{disk}.{'img' if kind == 'raw' else kind}" for disk, kind in self.formats.items()
+        }
         self.console = self.folder / "console"
         self._size, self._agent, self._more = size, agent, more
         self._load = f" vmferry.beat={beat * 1e6:.0f} vmferry.file={file * 1e6:.0f}" if load else ""
@@ -74,8 +78,8 @@ class Vm:
     def __enter__(self) -> Self:
         shutil.rmtree(self.folder, ignore_errors=True)  # what an earlier one of this name left
         self.folder.mkdir()
-        for path in self.disks.values():
-            machine.make_disk(path, self._size, self.format)
+        for disk, path in self.disks.items():
+            machine.make_disk(path, self._size, self.formats[disk])
         self.define()
         return self
 
@@ -88,7 +92,7 @@ class Vm:
     def xml(self) -> str:
         """Its definition."""
         command = f"console=ttyS0 quiet panic=-1 nokaslr vmferry.disks={len(self.disks)} vmferry.agent={self._agent}"
-        devices = [self.disk_xml(disk, path, self.format) for disk, path in self.disks.items()]
+        devices = [self.disk_xml(disk, path, self.formats[disk]) for disk, path in self.disks.items()]
         devices += [_CHANNEL] if self._agent else []
         return _DOMAIN.format(
             name=self.name, uuid=self.uuid, kernel=self.libvirtd.kernel, initrd=self.libvirtd.initrd,

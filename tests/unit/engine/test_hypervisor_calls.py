@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import socket
 import subprocess
 import threading
 from pathlib import Path
@@ -93,6 +94,25 @@ def test_owner_group_and_others_have_rights_of_their_own(folder: Path) -> None:
     folder.chmod(0o707)
     with pytest.raises(errors.Usage, match="may not write"):
         calls.check_socket(str(folder / "socket"), (NOBODY[0], ours[1]))
+
+
+def test_a_socket_that_qemu_could_not_connect_to_is_said(folder: Path) -> None:
+    where = folder / "socket"
+    with pytest.raises(errors.NotFound, match="which QEMU would connect to"):
+        calls.check_peer(str(where), NOBODY)
+    with socket.socket(socket.AF_UNIX) as listening:
+        listening.bind(str(where))
+        where.chmod(0o660)
+        folder.chmod(0o711)
+        with pytest.raises(errors.Usage, match=f"may not write to {where}, .*group 65534 the right"):
+            calls.check_peer(str(where), NOBODY)
+        where.chmod(0o666)
+        calls.check_peer(str(where), NOBODY)
+        folder.chmod(0o700)
+        with pytest.raises(errors.Usage, match=f"may not enter {folder}"):
+            calls.check_peer(str(where), NOBODY)
+        for user in (None, (0, 0)):
+            calls.check_peer(str(where), user)
 
 
 def test_a_socket_that_no_system_could_make_is_said(tmp_path: Path) -> None:

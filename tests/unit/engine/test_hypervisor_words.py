@@ -38,6 +38,8 @@ from tests.support import hypervisor
          errors.InUse, "let it end"),
         (83, "block copy still active: disk 'vda' already in active block job", errors.InUse, "let it end"),
         (9, "Operation not supported: nothing that any row knows", errors.Usage, ""),
+        (0, "Need a root block node", errors.InUse, "let it end"),
+        (0, "NBD server already running", errors.InUse, "let it end"),
         (4711, "Quelque chose", errors.Usage, ""),
     ],
 )  # fmt: skip
@@ -125,17 +127,23 @@ SCHEMA: list[dict[str, Any]] = [
     {"name": "2", "meta-type": "object", "members": [{"name": "device"}, {"name": "copy-mode"}]},
     {"name": "blockdev-add", "meta-type": "command", "arg-type": "3"},
     {"name": "3", "meta-type": "object", "members": [{"name": "driver"}],
-     "variants": [{"case": "copy-before-write", "type": "4"}, {"case": "raw", "type": "5"}]},
+     "variants": [{"case": "copy-before-write", "type": "4"}, {"case": "raw", "type": "5"},
+                  {"case": "nbd", "type": "6"}]},
     {"name": "4", "meta-type": "object", "members": [{"name": "target"}, {"name": "on-cbw-error"}]},
     {"name": "5", "meta-type": "object", "members": [{"name": "offset"}]},
+    {"name": "6", "meta-type": "object", "members": [{"name": "reconnect-delay"}]},
+    {"name": "block-export-add", "meta-type": "command"},
 ]  # fmt: skip
 
 
 def test_features_are_found_in_what_qemu_says_of_itself() -> None:
-    assert features.found(SCHEMA) == {features.YANK, features.COPY_MODE, features.BREAK_SNAPSHOT}
+    assert features.found(SCHEMA) == {
+        features.YANK, features.COPY_MODE, features.BREAK_SNAPSHOT, features.RECONNECT, features.EXPORT,
+    }  # fmt: skip
     assert features.found([]) == frozenset()
-    without = [entry | {"members": []} if entry["name"] in "24" else entry for entry in SCHEMA]
-    assert features.found(without) == {features.YANK}
+    without = [entry | {"members": []} if entry["name"] in "246" else entry for entry in SCHEMA]
+    assert features.found(without) == {features.YANK, features.EXPORT}
+    assert features.lacking(features.found(SCHEMA), features.MIRRORS) == "block-dirty-bitmap-merge (QEMU 4.0)"
 
 
 def test_what_is_lacking_is_said_with_the_qemu_that_brought_it() -> None:
