@@ -245,7 +245,7 @@ def test_one_bad_stream_in_a_changed_config_harms_no_other(sites: Sites) -> None
     sites.source.stop()
     sites.serve("web")
     sites.source.start()
-    until(lambda: sites.source.stream("db")["state"] == "trouble")
+    until(lambda: sites.source.stream("db").get("state") == "trouble")
     assert "db.img" in sites.source.stream("db")["why"]
     until(sites.proved())
 
