@@ -24,6 +24,7 @@ import asyncio.runners, concurrent.futures.thread, encodings.idna, grp, os, path
 from engine import cli
 from engine.cli import app, daemons
 import consumers.daemon, producers.daemon
+app.whole()
 daemons.RUN = pathlib.Path({run!r})
 os.setgroups([])
 os.setgid({group})
