@@ -11,6 +11,7 @@ epoch owns a byte range of it.  Space is given back from the front by punching h
 
 from __future__ import annotations
 
+import contextlib
 import struct
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -69,7 +70,7 @@ class UndoLog:
         return self.end - self.begin
 
     def append(self, images: Sequence[PreImage]) -> None:
-        """Add pre-images.  Not durable before `sync`.  Raises Full when the quota would be passed."""
+        """Add pre-images, all or none.  Not durable before `sync`.  Raises Full when the quota would be passed."""
         parts: list[bytes] = []
         at = self.end
         for image in images:
@@ -79,7 +80,12 @@ class UndoLog:
             raise errors.Full(
                 f"the undo log needs {at - self.begin} bytes and may use {self.quota}: give it more with --undo-quota"
             )
-        self._file.write(self.end, b"".join(parts))
+        try:
+            self._file.write(self.end, b"".join(parts))
+        except errors.FerryError:
+            with contextlib.suppress(errors.FerryError):  # what is left of it is no record: recovery drops it too
+                self._file.truncate(self.end)
+            raise
         self.end = at
 
     def sync(self) -> None:

@@ -208,3 +208,27 @@ def test_a_header_that_was_never_whole_begins_anew(size: int) -> None:
     file.write(0, b"VMFYUNDO\x00\x00\x00\x01\0\0\0\0"[:size])
     UndoLog(file).append([SHORT])
     assert list(UndoLog(file).newest_first(undo.START)) == [SHORT]
+
+
+class Full(MemoryFile):
+    """A file whose disk has room for the first `room` bytes of it."""
+
+    room = 1 << 60
+
+    def write(self, start: int, data: bytes) -> None:
+        super().write(start, data[: max(self.room - start, 0)])
+        if start + len(data) > self.room:
+            raise errors.Full("no space left")
+
+
+def test_what_found_no_room_leaves_nothing_behind_and_is_appended_again_when_there_is() -> None:
+    file = Full()
+    log = UndoLog(file)
+    log.append([DATA])
+    end, file.room = log.end, log.end + HEAD + 3
+    with pytest.raises(errors.Full):
+        log.append([HOLE, SHORT])
+    assert (log.end, file.size()) == (end, end)
+    file.room = Full.room
+    log.append([SHORT])
+    assert list(log.newest_first(0)) == [SHORT, DATA]
